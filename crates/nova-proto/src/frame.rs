@@ -1,0 +1,92 @@
+//! Frames: a length, then JSON. The length is refused before anything is allocated for it.
+use crate::FRAME_MAX_BYTES;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// Bytes of the length that precedes every frame body.
+const HEADER_BYTES: usize = 4;
+
+/// One frame, its payload still raw JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Frame {
+    /// Which message the payload holds; see [`crate::Message`].
+    #[serde(rename = "type")]
+    pub kind: u8,
+    /// Matches a reply to its request. Chosen by the host, never reused on one connection.
+    pub id: u64,
+    /// The message body.
+    pub payload: Box<RawValue>,
+}
+
+/// Why bytes from the peer are not a frame.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The header announces more than [`FRAME_MAX_BYTES`].
+    #[error("a frame of {length} bytes is over the limit of {FRAME_MAX_BYTES}")]
+    TooLarge {
+        /// What the header announced, in bytes.
+        length: usize,
+    },
+    /// The body is not the JSON of a frame.
+    #[error("a frame body is not valid JSON of the form {{type, id, payload}}")]
+    Malformed(#[source] serde_json::Error),
+}
+
+/// Reads a frame header: the number of body bytes that follow, refused when over the limit.
+pub fn body_length(header: [u8; HEADER_BYTES]) -> Result<usize, FrameError> {
+    let length = u32::from_be_bytes(header) as usize;
+    if length > FRAME_MAX_BYTES { Err(FrameError::TooLarge { length }) } else { Ok(length) }
+}
+
+impl Frame {
+    /// The bytes to send: header and body. Refuses a frame that the peer would refuse.
+    pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
+        let mut bytes = Vec::with_capacity(self.payload.get().len() + 64);
+        bytes.extend_from_slice(&[0; HEADER_BYTES]);
+        serde_json::to_writer(&mut bytes, self).map_err(FrameError::Malformed)?;
+        let length = bytes.len() - HEADER_BYTES;
+        if length > FRAME_MAX_BYTES {
+            return Err(FrameError::TooLarge { length });
+        }
+        // FRAME_MAX_BYTES is far below u32::MAX, so the cast is exact.
+        bytes[..HEADER_BYTES].copy_from_slice(&(length as u32).to_be_bytes());
+        Ok(bytes)
+    }
+
+    /// Parses a frame body that a reader has fetched after [`body_length`].
+    pub fn decode(body: &[u8]) -> Result<Self, FrameError> {
+        serde_json::from_slice(body).map_err(FrameError::Malformed)
+    }
+}
+
+/// Turns a byte stream cut anywhere into frames. Holds at most one partial frame.
+#[derive(Debug, Default)]
+pub struct FrameDecoder {
+    buffer: Vec<u8>,
+}
+
+impl FrameDecoder {
+    /// Takes the next bytes of the stream. Call [`next_frame`](Self::next_frame) until it is `None`
+    /// before pushing more, so that the buffer never holds more than a frame and one read.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole frame, if the bytes so far hold one. After an error the stream is unusable.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        let Some(header) = self.buffer.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+        let end = HEADER_BYTES + body_length(*header)?;
+        if self.buffer.len() < end {
+            return Ok(None);
+        }
+        let frame = Frame::decode(&self.buffer[HEADER_BYTES..end])?;
+        self.buffer.drain(..end);
+        Ok(Some(frame))
+    }
+
+    /// True when the stream may end here: no partial frame is held.
+    pub fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+}

@@ -1,0 +1,309 @@
+//! Messages: what a frame's payload means, by its type number.
+use crate::{CHUNK_MAX_BYTES, Frame, FrameError, Init, Ready, base64_bytes};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// Everything that travels. The numbers are the wire's `type` and never change meaning.
+#[derive(Debug, Clone)]
+pub enum Message {
+    /// 1, to the guest: become this machine. Answered by [`Reply::Ready`] or [`Reply::Refused`].
+    Init(Box<Init>),
+    /// 2, to the guest: run one call. Answered by [`Reply::Done`] or [`Reply::Refused`].
+    Exec(Exec),
+    /// 3, to the host: the one answer to the request with the same id.
+    Resp(Reply),
+    /// 4, to the guest: are you there? Answered by [`Reply::Pong`].
+    Ping,
+    /// 5, to the guest: end everything and power off. Answered by [`Reply::Stopping`].
+    Stop,
+    /// 6, to the guest: the caller of the Exec with the same id left; kill it.
+    Cancel,
+    /// 7, to the host: log lines of the Exec with the same id.
+    Log(Log),
+    /// 8, either way: a piece of a byte stream of the Exec with the same id.
+    Chunk(Chunk),
+    /// 9, either way: the reader of that stream is ready for more.
+    Credit(Credit),
+    /// 10, to the guest after a snapshot restore: who you are now. Answered by [`Reply::Pong`].
+    Reconfigure(Reconfigure),
+}
+
+/// One call of the function.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exec {
+    /// The call's id, kept through retries.
+    pub request_id: String,
+    /// Which try this is, from 1. The agent runs one (request id, attempt) at most once.
+    pub attempt: u32,
+    /// Time the function may take, milliseconds; then its process group is killed.
+    pub timeout_ms: u64,
+    /// W3C trace context for the function's environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// The caller's payload: any JSON, passed through unparsed.
+    pub input: Box<RawValue>,
+}
+
+/// The answer to a request. Exactly one per Init, Exec, Ping, Stop and Reconfigure.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// To Init: the machine is set up.
+    Ready(Ready),
+    /// To Exec: it ran, well or badly.
+    Done(ExecReport),
+    /// To Ping and Reconfigure.
+    Pong {},
+    /// To Stop.
+    Stopping {},
+    /// To anything that was not carried out.
+    Refused(Refusal),
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecReport {
+    /// The function's result, raw JSON; `None` when `error` says why there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<Box<RawValue>>,
+    /// The function's failure. The guest itself is healthy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<FunctionError>,
+    /// Where the time went inside the guest.
+    pub phases: GuestPhases,
+    /// True when log lines were dropped at [`crate::LOG_MAX_BYTES`].
+    pub log_truncated: bool,
+}
+
+/// Durations inside the guest, microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestPhases {
+    /// Starting the function's process, where this call had to (`persistent` mode: the first call).
+    pub init_us: u64,
+    /// Running the call.
+    pub exec_us: u64,
+}
+
+/// A failure of the user's function, with a stable code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FunctionError {
+    /// What kind of failure.
+    pub kind: FunctionErrorKind,
+    /// One or two sentences for the function's author, at most 8 KiB.
+    pub message: String,
+    /// The value that a `persistent` function answered under `error`, if that is what happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<serde_json::Value>,
+}
+
+/// The stable codes of function failures (docs/errors.md).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FunctionErrorKind {
+    /// The process ended with a status other than 0.
+    FunctionExited,
+    /// The process was killed by a signal that Nova did not send.
+    FunctionCrashed,
+    /// The process could not be started: missing, not executable, wrong format.
+    FunctionNotStarted,
+    /// A `persistent` function answered `{"error": ...}`.
+    FunctionFailed,
+    /// It ran past its timeout and was killed.
+    Timeout,
+    /// The kernel killed it at its memory limit.
+    OutOfMemory,
+    /// Its stdout does not end in a JSON value, or a line of the line protocol makes no sense.
+    InvalidOutput,
+    /// Its result is over [`crate::PAYLOAD_MAX_BYTES`].
+    OutputTooLarge,
+    /// The caller left and the call was killed.
+    Cancelled,
+}
+
+/// Why the agent did not carry out a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refusal {
+    /// What kind of refusal.
+    pub kind: RefusalKind,
+    /// What was wrong, for Nova's log.
+    pub message: String,
+}
+
+/// Kinds of [`Refusal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalKind {
+    /// The peer speaks another protocol version.
+    ProtocolMismatch,
+    /// Exec before Init, or a second Init.
+    WrongState,
+    /// This (request id, attempt) was run already, or is running.
+    Duplicate,
+    /// All call slots are taken.
+    Busy,
+    /// The machine could not be set up: a mount, the network, a limit.
+    SetupFailed,
+    /// The message cannot be understood.
+    Malformed,
+}
+
+/// A batch of log lines of one call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// In the order they were written, at most [`crate::CHUNK_MAX_BYTES`] of text.
+    pub lines: Vec<LogLine>,
+}
+
+/// One line that the function wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogLine {
+    /// Guest wall clock, milliseconds since the Unix epoch.
+    pub time_unix_ms: u64,
+    /// Where it was written.
+    pub stream: LogStream,
+    /// The text without its line end; invalid UTF-8 replaced.
+    pub text: String,
+}
+
+/// Where a log line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogStream {
+    /// Standard output that is not the result.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// Nova itself, for example the marker where a log was cut off.
+    System,
+}
+
+/// A piece of a byte stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Chunk {
+    /// At most [`CHUNK_MAX_BYTES`] bytes, as base64.
+    #[serde(with = "base64_bytes")]
+    pub data: Vec<u8>,
+    /// True for the last piece.
+    pub last: bool,
+}
+
+/// Leave to send more of a byte stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credit {
+    /// Bytes granted on top of what was granted before.
+    pub bytes: u32,
+}
+
+/// What a restored guest must change before it may run anything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reconfigure {
+    /// Its name from now on.
+    pub hostname: String,
+    /// The host's wall clock, nanoseconds since the Unix epoch.
+    pub clock_unix_ns: u64,
+    /// Fresh randomness for the kernel.
+    #[serde(with = "base64_bytes")]
+    pub entropy: Vec<u8>,
+}
+
+/// Why a frame is not a message.
+#[derive(Debug, thiserror::Error)]
+pub enum MessageError {
+    /// The type number is not one of this protocol version.
+    #[error("unknown message type {0}")]
+    UnknownType(u8),
+    /// The payload does not have the shape of its type.
+    #[error("the payload of a message of type {kind} is malformed")]
+    Malformed {
+        /// The frame's type number.
+        kind: u8,
+        /// What the JSON parser found.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A chunk holds more than [`CHUNK_MAX_BYTES`].
+    #[error("a chunk of {length} bytes is over the limit of {CHUNK_MAX_BYTES}")]
+    ChunkTooLarge {
+        /// Its size, bytes.
+        length: usize,
+    },
+}
+
+impl Message {
+    /// The wire's type number.
+    pub fn kind(&self) -> u8 {
+        match self {
+            Message::Init(_) => 1,
+            Message::Exec(_) => 2,
+            Message::Resp(_) => 3,
+            Message::Ping => 4,
+            Message::Stop => 5,
+            Message::Cancel => 6,
+            Message::Log(_) => 7,
+            Message::Chunk(_) => 8,
+            Message::Credit(_) => 9,
+            Message::Reconfigure(_) => 10,
+        }
+    }
+
+    /// The bytes of this message as a frame with correlation id `id`.
+    pub fn encode(&self, id: u64) -> Result<Vec<u8>, FrameError> {
+        let payload = match self {
+            Message::Init(init) => serde_json::value::to_raw_value(init),
+            Message::Exec(exec) => serde_json::value::to_raw_value(exec),
+            Message::Resp(reply) => serde_json::value::to_raw_value(reply),
+            Message::Ping | Message::Stop | Message::Cancel => {
+                serde_json::value::to_raw_value(&Empty {})
+            }
+            Message::Log(log) => serde_json::value::to_raw_value(log),
+            Message::Chunk(chunk) => serde_json::value::to_raw_value(chunk),
+            Message::Credit(credit) => serde_json::value::to_raw_value(credit),
+            Message::Reconfigure(reconfigure) => serde_json::value::to_raw_value(reconfigure),
+        }
+        .map_err(FrameError::Malformed)?;
+        Frame { kind: self.kind(), id, payload }.encode()
+    }
+
+    /// Reads a frame's payload as the message its type announces.
+    pub fn decode(frame: &Frame) -> Result<Self, MessageError> {
+        let message = match frame.kind {
+            1 => Message::Init(parse(frame)?),
+            2 => Message::Exec(parse(frame)?),
+            3 => Message::Resp(parse(frame)?),
+            4 => parse::<Empty>(frame).map(|_| Message::Ping)?,
+            5 => parse::<Empty>(frame).map(|_| Message::Stop)?,
+            6 => parse::<Empty>(frame).map(|_| Message::Cancel)?,
+            7 => Message::Log(parse(frame)?),
+            8 => {
+                let chunk: Chunk = parse(frame)?;
+                if chunk.data.len() > CHUNK_MAX_BYTES {
+                    return Err(MessageError::ChunkTooLarge { length: chunk.data.len() });
+                }
+                Message::Chunk(chunk)
+            }
+            9 => Message::Credit(parse(frame)?),
+            10 => Message::Reconfigure(parse(frame)?),
+            other => return Err(MessageError::UnknownType(other)),
+        };
+        Ok(message)
+    }
+}
+
+/// The payload of messages that carry nothing: `{}`.
+#[derive(Serialize, Deserialize)]
+struct Empty {}
+
+fn parse<'a, T: Deserialize<'a>>(frame: &'a Frame) -> Result<T, MessageError> {
+    serde_json::from_str(frame.payload.get())
+        .map_err(|source| MessageError::Malformed { kind: frame.kind, source })
+}

@@ -1,0 +1,122 @@
+"""One QEMU machine: started, waited for, ended.
+
+TCG emulates AMD's SVM with nested paging, so the Linux in the machine has a working /dev/kvm on any
+x86-64 host. All disks are throw-away layers over the cached ones; QEMU keeps the layers in files it
+has already unlinked, so nothing has to be cleaned up but the process.
+"""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+
+from host import processes
+from host.progress import TestbedError, tail
+
+MEMORY_MIB = 4096
+CPUS = 2
+SSH_PORT, NOVA_PORT = 22, 9000
+# About 6 s on an idle host; two machines on two busy cores have been seen to need a minute.
+BOOT_TIMEOUT_SECONDS = 240
+CONSOLE_LINES_QUOTED = 40
+
+
+class Machine:
+    """A running machine; `ssh_port` and `nova_port` are on 127.0.0.1 of the host."""
+
+    def __init__(self, run_directory, root, disks):
+        self.console = run_directory / "console.log"
+        self._monitor = run_directory / "qmp"
+        self._errors = run_directory / "qemu.log"
+        with open(self._errors, "wb") as errors:
+            self._process = subprocess.Popen(
+                self._command(root, disks),
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                env={**os.environ, "TMPDIR": str(run_directory)},
+                # Ctrl-C is for COMMAND first: its clean-up may still need the machine.
+                start_new_session=True,
+                preexec_fn=processes.die_with_parent,
+            )
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    def _command(self, root, disks):
+        # Port 0: the kernel picks a free one as it binds, so no other run can take it in between.
+        network = "user,id=net,ipv6=off,restrict=on"
+        for port in (SSH_PORT, NOVA_PORT):
+            network += f",hostfwd=tcp:127.0.0.1:0-:{port}"
+        command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+        command += ["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt,-monitor"]
+        command += ["-smp", str(CPUS), "-m", str(MEMORY_MIB)]
+        command += ["-kernel", root / "vmlinuz", "-initrd", root / "initramfs"]
+        command += ["-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on"]
+        command += ["-chardev", f"file,id=console,path={self.console}", "-serial", "chardev:console"]
+        command += ["-chardev", f"socket,id=qmp,path={self._monitor},server=on,wait=off"]
+        command += ["-mon", "chardev=qmp,mode=control"]
+        command += ["-netdev", network, "-device", "virtio-net-pci,netdev=net,romfile="]
+        command += ["-device", "virtio-rng-pci"]
+        command += ["-drive", f"file={root / 'root.ext4'},format=raw,if=virtio,snapshot=on,cache=unsafe"]
+        for disk in disks:
+            command += ["-drive", f"file={disk},format=raw,if=virtio,readonly=on"]
+        return [str(word) for word in command]
+
+    def wait_until_ready(self):
+        """Returns when sshd listens and learns the forwarded ports; a failed boot quotes the console."""
+        deadline = time.monotonic() + BOOT_TIMEOUT_SECONDS
+        while not self._console_says(b"testbed: ready"):
+            if self._process.poll() is not None:
+                self._fail("the machine ended while it booted")
+            if time.monotonic() > deadline:
+                self._fail(f"the machine was not ready after {BOOT_TIMEOUT_SECONDS} s")
+            time.sleep(0.05)
+        self.ssh_port, self.nova_port = self._forwarded_ports()
+
+    def _console_says(self, marker):
+        try:
+            return marker in self.console.read_bytes()
+        except FileNotFoundError:
+            return False
+
+    def _fail(self, what):
+        message = f"{what}; its console ended with:\n{tail(self.console, CONSOLE_LINES_QUOTED)}"
+        if self._errors.stat().st_size:
+            message += f"\nand QEMU said:\n{tail(self._errors, CONSOLE_LINES_QUOTED)}"
+        raise TestbedError(message)
+
+    def _forwarded_ports(self):
+        table = self._monitor_command("human-monitor-command", {"command-line": "info usernet"})
+        ports = {}
+        for line in table.splitlines():
+            # TCP[HOST_FORWARD]  11  127.0.0.1 41807  10.0.2.15  22  0 0
+            if match := re.search(r"HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+(\d+)", line):
+                ports[int(match[2])] = int(match[1])
+        try:
+            return ports[SSH_PORT], ports[NOVA_PORT]
+        except KeyError:
+            raise TestbedError(f"cannot read the forwarded ports out of QEMU's answer:\n{table}") from None
+
+    def _monitor_command(self, name, arguments):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self._monitor))
+            stream = connection.makefile("rw")
+            stream.readline()  # greeting
+            for request in ({"execute": "qmp_capabilities"}, {"execute": name, "arguments": arguments}):
+                stream.write(json.dumps(request) + "\n")
+                stream.flush()
+                answer = json.loads(stream.readline())
+                while "event" in answer:
+                    answer = json.loads(stream.readline())
+        if "return" not in answer:
+            raise TestbedError(f"QEMU refused {name}: {answer}")
+        return answer["return"]
+
+    def stop(self):
+        """Nothing in it is worth a shutdown."""
+        self._process.kill()
+        self._process.wait()

@@ -1,0 +1,117 @@
+"""Every process the testbed starts ends with it, whichever way it ends.
+
+Three nets, each for what slips through the one before:
+* a signal becomes the exception `Interrupted`, so that `with` blocks and `finally` run;
+* this process is a subreaper: whatever its children leave running becomes its own child, and
+  `kill_descendants` finds it (commands that daemonise, the children of a killed mmdebstrap);
+* the kernel kills QEMU when this process dies, even of SIGKILL (`die_with_parent`).
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+INTERRUPTING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Long enough for a test script's trap to tidy up, short enough that Ctrl-C feels obeyed.
+GRACE_SECONDS = 5.0
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Interrupted(BaseException):
+    """A signal asked the testbed to stop. Not an `Exception`: no handler may swallow it."""
+
+    def __init__(self, signal_number):
+        super().__init__(signal_number)
+        self.exit_status = 128 + signal_number
+
+
+def _interrupt(signal_number, _frame):
+    raise Interrupted(signal_number)
+
+
+def install():
+    """To be called once, first thing."""
+    for number in INTERRUPTING_SIGNALS:
+        signal.signal(number, _interrupt)
+    if _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+@contextlib.contextmanager
+def signals_ignored():
+    """For the clean-up itself: a second Ctrl-C must not cut it short (it is bounded in time)."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTING_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def die_with_parent():
+    """For `preexec_fn`: the kernel kills this child when the testbed is gone."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _parents():
+    """pid -> parent pid, of all processes that are not zombies."""
+    parents = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as stat:
+                # The command name may hold spaces and brackets: the fields start after the last ')'.
+                state, parent = stat.read().rpartition(b")")[2].split()[:2]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if state != b"Z":
+            parents[int(name)] = int(parent)
+    return parents
+
+
+def descendants(except_pids=()):
+    """Pids below this process, leaving out the trees of `except_pids`."""
+    parents = _parents()
+    found, fresh = set(), {os.getpid()}
+    while fresh:
+        fresh = {
+            pid
+            for pid, parent in parents.items()
+            if parent in fresh and pid not in found and pid not in except_pids
+        }
+        found |= fresh
+    return found
+
+
+def _signal_all(pids, number):
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+def _reap():
+    """Collects orphans that became our children."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0] != 0:
+            pass
+
+
+def kill_descendants(except_pids=(), grace_seconds=GRACE_SECONDS):
+    """SIGTERM, a grace, SIGKILL; returns when none is left."""
+    if not descendants(except_pids):
+        return
+    _signal_all(descendants(except_pids), signal.SIGTERM)
+    deadline = time.monotonic() + grace_seconds
+    while descendants(except_pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    while remaining := descendants(except_pids):
+        _signal_all(remaining, signal.SIGKILL)
+        time.sleep(0.02)
+    if not except_pids:
+        _reap()

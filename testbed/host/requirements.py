@@ -1,0 +1,27 @@
+"""Says up front, in one message, which packages the host lacks."""
+
+import importlib.util
+import shutil
+
+from host.progress import TestbedError
+
+# Program -> Debian package.
+PROGRAMS = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "mmdebstrap": "mmdebstrap",
+    "mkfs.ext4": "e2fsprogs",
+    "mkfs.erofs": "erofs-utils",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+}
+
+
+def check():
+    # /usr/sbin is not in an ordinary user's PATH on Debian.
+    search = None if shutil.which("mkfs.ext4") else "/usr/sbin:/usr/bin:/sbin:/bin"
+    missing = {package for program, package in PROGRAMS.items() if not shutil.which(program) and not shutil.which(program, path=search)}
+    if importlib.util.find_spec("pip") is None:
+        missing.add("python3-pip")
+    if missing:
+        packages = " ".join(sorted(missing))
+        raise TestbedError(f"this host lacks some packages; run: apt-get install --no-install-recommends {packages}")
