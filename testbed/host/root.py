@@ -17,7 +17,7 @@ from host.progress import TestbedError
 
 SUITE = "bookworm"
 PACKAGES = """
-    linux-image-cloud-amd64 kmod busybox-static base-files base-passwd netbase
+    linux-image-cloud-amd64 kmod busybox-static base-files base-passwd netbase hostname
     bash dash coreutils findutils grep sed gawk tar gzip util-linux mount procps psmisc
     iproute2 nftables e2fsprogs erofs-utils runc strace socat curl jq
     openssh-server python3
