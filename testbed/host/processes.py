@@ -11,13 +11,18 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
 import time
+
+from host.progress import TestbedError, say
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 INTERRUPTING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Long enough for a test script's trap to tidy up, short enough that Ctrl-C feels obeyed.
 GRACE_SECONDS = 5.0
+# The testbed failed, not the command in it; the number that `docker run` and `timeout` chose.
+STATUS_TESTBED_FAILED = 125
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -34,8 +39,23 @@ def _interrupt(signal_number, _frame):
     raise Interrupted(signal_number)
 
 
-def install():
-    """To be called once, first thing."""
+def run_to_exit(main):
+    """Runs `main`, ends everything it started, and exits with the status it returned."""
+    status = STATUS_TESTBED_FAILED
+    try:
+        _install()
+        status = main()
+    except TestbedError as error:
+        say(str(error))
+    except Interrupted as interrupted:
+        status = interrupted.exit_status
+    finally:
+        with signals_ignored():
+            kill_descendants()
+    sys.exit(status)
+
+
+def _install():
     for number in INTERRUPTING_SIGNALS:
         signal.signal(number, _interrupt)
     if _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:

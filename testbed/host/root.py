@@ -17,9 +17,9 @@ from host.progress import TestbedError
 
 SUITE = "bookworm"
 PACKAGES = """
-    linux-image-cloud-amd64 kmod busybox-static base-files base-passwd netbase hostname
+    linux-image-cloud-amd64 kmod busybox-static base-files base-passwd libc-bin netbase hostname
     bash dash coreutils findutils grep sed gawk tar gzip util-linux mount procps psmisc
-    iproute2 nftables e2fsprogs erofs-utils runc strace socat curl jq
+    iproute2 nftables e2fsprogs erofs-utils runc strace socat curl jq lz4
     openssh-server python3
 """.split()
 # Room for what a run writes (images, logs, jails); sparse, so it costs what is written.
