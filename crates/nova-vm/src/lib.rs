@@ -1,7 +1,9 @@
 //! Where code runs. Everything that touches the host's kernel is in this crate: drivers that make
 //! isolated guests, the network they get, the images they boot from, and the line to the agent in
 //! them. The engine above sees the two traits of [`driver`] and plain data.
+pub mod agent_line;
 pub mod driver;
+pub mod images;
 
 pub use driver::{
     BootError, CodeSource, EventSink, ExecError, ExecRequest, MicroVm, VmDriver, VmId, VmSpec,
