@@ -13,6 +13,7 @@ import pathlib
 import shutil
 import tempfile
 
+from host.processes import kill_descendants, signals_ignored
 from host.progress import step
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -44,33 +45,42 @@ def digest(*parts):
     return total.hexdigest()[:16]
 
 
-def cached(name, key, what, build):
-    """The result directory for `key`; calls `build(empty_directory)` if it is not there yet."""
+def cached(name, key, what, build, keep=2):
+    """The result directory for `key`; calls `build(empty_directory)` if it is not there yet.
+
+    The `keep` results of that name used last stay: more than one, because another run may have
+    chosen its result a moment ago and not opened it yet.
+    """
     cache = directory()
     result = cache / f"{name}-{key}"
-    if result.exists():
-        return result
-    with _build_lock(cache, name):
-        # Whoever holds the lock owns all unfinished builds of this name: a killed one left them.
-        for leftover in cache.glob(f".building-{name}-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        if result.exists():
-            return result
-        temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".building-{name}-", dir=cache))
-        try:
-            with step(what):
-                made = temporary / "result"
-                made.mkdir()
-                build(made)
-                made.rename(result)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    if not result.exists():
+        with _build_lock(cache, name):
+            # Whoever holds the lock owns all unfinished builds: a killed builder left them.
+            for leftover in cache.glob(f".building-{name}-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            if not result.exists():
+                _build(cache, name, result, what, build)
+            _drop_old(cache, name, result, keep)
+    os.utime(result)
     return result
 
 
-def drop_other(name, keep, keep_newest):
-    """Deletes results of `name` beyond the newest few; one in use stays alive as an open file."""
-    results = [path for path in directory().glob(f"{name}-*") if path != keep]
-    results.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in results[keep_newest:]:
+def _build(cache, name, result, what, build):
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".building-{name}-", dir=cache))
+    try:
+        with step(what):
+            made = temporary / "result"
+            made.mkdir()
+            build(made)
+            made.rename(result)
+    finally:
+        with signals_ignored():
+            kill_descendants()  # of an interrupted build: they would go on writing
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _drop_old(cache, name, newest, keep):
+    others = [path for path in cache.glob(f"{name}-*") if path != newest]
+    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in others[keep - 1 :]:
         shutil.rmtree(path, ignore_errors=True)

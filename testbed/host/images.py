@@ -10,20 +10,14 @@ import contextlib
 import os
 import pathlib
 import shutil
-import subprocess
 
-from host.cache import cached, digest, drop_other
+from host.cache import cached, digest
 from host.progress import TestbedError
-
-# An older artefact disk may be about to be opened by another run that chose it a moment ago.
-ARTIFACT_DISKS_KEPT = 2
+from host.tools import run_tool
 
 
 def _make_erofs(image, tree):
-    command = ["mkfs.erofs", "--quiet", "--all-root", "-T0", image, tree]
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if result.returncode != 0:
-        raise TestbedError(f"cannot make a disk of {tree}:\n{result.stdout.strip()}")
+    run_tool(["mkfs.erofs", "--quiet", "--all-root", "-T0", image, tree], temporary=image.parent)
 
 
 def artifacts(directory):
@@ -39,10 +33,8 @@ def artifacts(directory):
                 about = path.lstat()
                 listing.append(f"{path.relative_to(directory)} {about.st_mode} {about.st_size} {about.st_mtime_ns}")
     key = digest(str(directory), *listing)
-    made = cached("artifacts", key, f"making a disk of {directory}", lambda to: _make_erofs(to / "disk", directory))
-    os.utime(made)
-    drop_other("artifacts", keep=made, keep_newest=ARTIFACT_DISKS_KEPT)
-    return made / "disk"
+    build = lambda made: _make_erofs(made / "disk", directory)
+    return cached("artifacts", key, f"making a disk of {directory}", build) / "disk"
 
 
 def _place(source, target):

@@ -9,6 +9,7 @@ import subprocess
 import time
 
 from host.progress import TestbedError
+from host.tools import run_tool
 
 # In the machine: sets NOVA_URL and the rest, then becomes the command.
 ENTRY = "/opt/testbed/inside"
@@ -18,7 +19,7 @@ def make_keys(run_directory):
     """Two key pairs: which files go onto the payload disk, and what they hold."""
     for name in ("client_key", "host_key"):
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "nova-testbed", "-f", run_directory / name]
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+        run_tool(command, temporary=run_directory)
     return {
         "authorized_keys": (run_directory / "client_key.pub").read_text(),
         "host_key": (run_directory / "host_key").read_text(),

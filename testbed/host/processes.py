@@ -36,6 +36,9 @@ class Interrupted(BaseException):
 
 
 def _interrupt(signal_number, _frame):
+    # One is enough: from here on everything is clean-up, bounded in time, that nothing may cut short.
+    for number in INTERRUPTING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     raise Interrupted(signal_number)
 
 
@@ -64,7 +67,7 @@ def _install():
 
 @contextlib.contextmanager
 def signals_ignored():
-    """For the clean-up itself: a second Ctrl-C must not cut it short (it is bounded in time)."""
+    """For clean-up that runs without an interrupt before it: a Ctrl-C must not cut it short."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTING_SIGNALS}
     try:
         yield

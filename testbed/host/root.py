@@ -5,15 +5,14 @@ scripts would have set up, users above all, is written here. The disk is never c
 each run writes to a throw-away layer above it.
 """
 
-import pathlib
-import shlex
-import shutil
 import os
-import subprocess
+import pathlib
+import shutil
 
+from host import initramfs
 from host.cache import cached, digest
 from host.initramfs import Initramfs, load_order
-from host.progress import TestbedError
+from host.tools import run_tool
 
 SUITE = "bookworm"
 PACKAGES = """
@@ -34,7 +33,8 @@ MERGE_USR = 'for d in bin sbin lib lib64; do mkdir -p "$1/usr/$d"; ln -s "usr/$d
 def root():
     """A directory with `vmlinuz`, `initramfs`, `root.ext4`, and `modules/` for other initramfs."""
     files = sorted(path for path in MACHINE_FILES.iterdir() if path.is_file())
-    key = digest(SUITE, *PACKAGES, DISK_SIZE, *INITRAMFS_MODULES, pathlib.Path(__file__), *[f.name for f in files], *files)
+    recipe = [pathlib.Path(__file__), pathlib.Path(initramfs.__file__), *[path.name for path in files], *files]
+    key = digest(*recipe)
     return cached("root", key, "building the machine from Debian packages", _build)
 
 
@@ -48,11 +48,12 @@ def _build(directory):
     shutil.copyfile(kernel, directory / "vmlinuz")
     _write_initramfs(tree, tree / "usr/lib/modules" / version, directory / "initramfs")
     shutil.rmtree(tree / "boot")
-    _run(as_root(["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,root_owner=0:0", "-O", "^has_journal",
-          "-d", tree, directory / "root.ext4", DISK_SIZE]))
+    # No journal: nobody reads the disk after its machine has gone.
+    command = ["mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-d", tree, directory / "root.ext4", DISK_SIZE]
+    run_tool(_as_root(command), temporary=directory.parent)
 
 
-def as_root(command):
+def _as_root(command):
     """Files must end up owned by root: an ordinary user is root in a user namespace."""
     return command if os.geteuid() == 0 else ["unshare", "--map-root-user", *command]
 
@@ -60,7 +61,7 @@ def as_root(command):
 def _unpack(tree):
     command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=extract", f"--setup-hook={MERGE_USR}"]
     command += ["--aptopt=APT::Sandbox::User \"root\"", f"--include={','.join(PACKAGES)}", SUITE, tree]
-    _run(as_root(command))
+    run_tool(_as_root(command), temporary=tree.parent)
 
 
 def _configure(tree):
@@ -115,11 +116,4 @@ def _write_initramfs(tree, modules, output):
 def _run_from(tree, kmod_name, arguments):
     """kmod of the tree itself, by the tree's loader: the host needs none, and no chroot is entered."""
     loader = [tree / "lib64/ld-linux-x86-64.so.2", "--library-path", tree / "usr/lib/x86_64-linux-gnu"]
-    _run([*loader, "--argv0", kmod_name, tree / "usr/bin/kmod", *arguments])
-
-
-def _run(command):
-    command = [str(word) for word in command]
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if result.returncode != 0:
-        raise TestbedError(f"`{shlex.join(command)}` failed:\n{result.stdout.strip()}")
+    run_tool([*loader, "--argv0", kmod_name, tree / "usr/bin/kmod", *arguments], temporary=tree.parent)

@@ -10,12 +10,16 @@ import os
 import pathlib
 import shutil
 import tempfile
+import time
 
+from host.processes import signals_ignored
 from host.progress import TestbedError
 
 PREFIX = "nova-testbed-"
 # A Unix socket's path has at most 107 bytes, and ssh adds a random suffix to its own.
 LONGEST_PATH = 107 - len("/ssh.") - 20
+# A directory younger than this may belong to a run that is about to lock it.
+YOUNG_SECONDS = 60
 
 
 def _lock(path):
@@ -32,7 +36,8 @@ def _lock(path):
 def _sweep(base):
     for path in base.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
-            if path.stat().st_uid != os.geteuid() or (path / "starting").exists():
+            about = path.stat()
+            if about.st_uid != os.geteuid() or time.time() - about.st_mtime < YOUNG_SECONDS:
                 continue
             if (descriptor := _lock(path)) is not None:
                 shutil.rmtree(path, ignore_errors=True)
@@ -51,6 +56,7 @@ def run_directory():
         descriptor = _lock(path)
         yield path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
-        if descriptor is not None:
-            os.close(descriptor)
+        with signals_ignored():
+            shutil.rmtree(path, ignore_errors=True)
+            if descriptor is not None:
+                os.close(descriptor)
