@@ -3,6 +3,11 @@
 //! them. The engine above sees the two traits of [`driver`] and plain data.
 pub mod agent_line;
 pub mod driver;
+pub mod lease;
+pub mod network;
+pub mod owner;
+pub mod reconcile;
+pub mod slots;
 pub mod images;
 
 pub use driver::{
