@@ -1,0 +1,138 @@
+//! The key that seals secrets: 32 bytes in a file of mode 0600, never in the database or a backup.
+use aes_gcm::aead::{Aead, KeyInit, Payload};
+use aes_gcm::{Aes256Gcm, Nonce};
+use sha2::{Digest, Sha256};
+use std::fmt;
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Bytes of the key: AES-256.
+const KEY_BYTES: usize = 32;
+/// Bytes of a GCM nonce. Random nonces are safe for 2^32 messages of one key.
+const NONCE_BYTES: usize = 12;
+
+/// Why there is no master key, or why it does not open something.
+#[derive(Debug, thiserror::Error)]
+pub enum MasterKeyError {
+    /// The file cannot be read or made.
+    #[error("master key file {path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Others may read the file.
+    #[error("master key file {path} has mode {mode:o}; run `chmod 600 {path}`")]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The file does not hold 64 hex digits.
+    #[error("master key file {path} does not hold 64 hex digits; restore it from your backup")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another key sealed it, or the sealed bytes were changed or moved.
+    #[error("sealed with another master key, or damaged")]
+    DoesNotOpen,
+}
+
+/// The key itself. `Debug` shows only its id.
+#[derive(Clone)]
+pub struct MasterKey {
+    cipher: Aes256Gcm,
+    id: String,
+}
+
+impl MasterKey {
+    /// Reads the key, or makes one where the file does not exist.
+    pub fn load_or_create(path: &Path) -> Result<Self, MasterKeyError> {
+        let file_error = |source| MasterKeyError::File { path: path.to_owned(), source };
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                create(path).map_err(file_error)?
+            }
+            Err(error) => return Err(file_error(error)),
+        };
+        let mode = std::fs::metadata(path).map_err(file_error)?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(MasterKeyError::Exposed { path: path.to_owned(), mode });
+        }
+        let mut bytes = [0; KEY_BYTES];
+        hex::decode_to_slice(text.trim(), &mut bytes)
+            .map_err(|_| MasterKeyError::Malformed { path: path.to_owned() })?;
+        Ok(Self::from_bytes(&bytes))
+    }
+
+    fn from_bytes(bytes: &[u8; KEY_BYTES]) -> Self {
+        let id = hex::encode(&Sha256::digest(bytes)[..4]);
+        Self { cipher: Aes256Gcm::new(bytes.into()), id }
+    }
+
+    /// A public name of the key: the start of its SHA-256.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Nonce and ciphertext of `plain`, bound to `context`.
+    pub fn seal(&self, plain: &[u8], context: &[u8]) -> Result<Vec<u8>, MasterKeyError> {
+        let nonce: [u8; NONCE_BYTES] = rand::random();
+        let payload = Payload { msg: plain, aad: context };
+        let sealed = self
+            .cipher
+            .encrypt(&Nonce::from(nonce), payload)
+            .map_err(|_| MasterKeyError::DoesNotOpen)?;
+        Ok([nonce.as_slice(), &sealed].concat())
+    }
+
+    /// What [`seal`](Self::seal) was given, if key and context are the same.
+    pub fn open(&self, sealed: &[u8], context: &[u8]) -> Result<Vec<u8>, MasterKeyError> {
+        let (nonce, ciphertext) =
+            sealed.split_first_chunk::<NONCE_BYTES>().ok_or(MasterKeyError::DoesNotOpen)?;
+        self.cipher
+            .decrypt(&Nonce::from(*nonce), Payload { msg: ciphertext, aad: context })
+            .map_err(|_| MasterKeyError::DoesNotOpen)
+    }
+}
+
+impl fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MasterKey({})", self.id)
+    }
+}
+
+fn create(path: &Path) -> io::Result<String> {
+    let text = hex::encode(rand::random::<[u8; KEY_BYTES]>());
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_is_made_once_and_others_may_not_read_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("master.key");
+        let first = MasterKey::load_or_create(&path).unwrap();
+        let sealed = first.seal(b"value", b"name:1").unwrap();
+        let second = MasterKey::load_or_create(&path).unwrap();
+        assert_eq!(second.open(&sealed, b"name:1").unwrap(), b"value");
+        assert!(second.open(&sealed, b"name:2").is_err(), "bound to its name and version");
+
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let error = MasterKey::load_or_create(&path).unwrap_err();
+        assert!(error.to_string().contains("chmod 600"), "{error}");
+    }
+}
