@@ -1,0 +1,143 @@
+//! Reads zip files. The list of names at the end is walked first, by hand and strictly: the `zip` crate
+//! keeps only the last of two entries with one name, and reads the whole list before anyone can count.
+use super::tree::Tree;
+use super::{CodeError, ENTRIES_MAX, UNPACKED_MAX_BYTES};
+use std::collections::HashSet;
+use std::io::{Cursor, Read};
+
+/// Bytes of the end record, without its comment.
+const END_RECORD_BYTES: usize = 22;
+/// Bytes of one record of the central directory, without its name, extra field and comment.
+const CENTRAL_RECORD_BYTES: usize = 46;
+/// File type bits of a Unix mode, and their values for a regular file, a directory, a symbolic link.
+const TYPE_MASK: u32 = 0o170_000;
+const TYPE_REGULAR: u32 = 0o100_000;
+const TYPE_DIRECTORY: u32 = 0o040_000;
+const TYPE_LINK: u32 = 0o120_000;
+/// Most bytes read of a link's target; a longer one is refused when it is parsed.
+const TARGET_MAX_BYTES: u64 = 4096;
+
+/// Reads a zip.
+pub(super) fn read(upload: &[u8]) -> Result<Tree, CodeError> {
+    let names = check_directory(upload)?;
+    let broken = |error: zip::result::ZipError| {
+        CodeError::broken(None, format!("the zip is broken: {error}"))
+    };
+    let mut archive = zip::ZipArchive::new(Cursor::new(upload)).map_err(broken)?;
+    if archive.len() != names.len() || archive.offset() != 0 {
+        return Err(CodeError::broken(None, "the zip has two lists of entries that differ"));
+    }
+    let mut tree = Tree::default();
+    for (index, name) in names.iter().enumerate() {
+        let entry = archive.by_index(index).map_err(|error| {
+            let name = String::from_utf8_lossy(name);
+            CodeError::broken(Some(&name), format!("cannot be read: {error}"))
+        })?;
+        add(&mut tree, entry)?;
+    }
+    Ok(tree)
+}
+
+fn add(tree: &mut Tree, mut entry: zip::read::ZipFile<'_, impl Read>) -> Result<(), CodeError> {
+    let name = match std::str::from_utf8(entry.name_raw()) {
+        Ok(name) => name.to_owned(),
+        Err(_) => {
+            let name = String::from_utf8_lossy(entry.name_raw());
+            return Err(CodeError::entry(&name, "has a name that is not UTF-8", "rename the file"));
+        }
+    };
+    let mode = entry.unix_mode().unwrap_or(0);
+    match mode & TYPE_MASK {
+        TYPE_LINK => {
+            let target = read_content(&mut entry, &name, TARGET_MAX_BYTES)?;
+            let target = String::from_utf8(target).map_err(|_| {
+                let hint = "link only to files inside the code, with relative paths";
+                CodeError::entry(&name, "is a symbolic link whose target is not UTF-8", hint)
+            })?;
+            tree.add_link(&name, &target)
+        }
+        TYPE_DIRECTORY => tree.add_directory(&name),
+        0 | TYPE_REGULAR if entry.is_dir() => tree.add_directory(&name),
+        0 | TYPE_REGULAR => {
+            let content = read_content(&mut entry, &name, tree.bytes_left())?;
+            tree.add_file(&name, content, mode & 0o111 != 0)
+        }
+        _ => {
+            let hint = "pack only files, directories and symbolic links";
+            Err(CodeError::entry(&name, "is a device, pipe or socket", hint))
+        }
+    }
+}
+
+/// The unpacked bytes of an entry, its checksum verified. The size in its header is a claim that
+/// nothing is reserved for.
+fn read_content(entry: &mut impl Read, name: &str, limit: u64) -> Result<Vec<u8>, CodeError> {
+    let mut content = Vec::new();
+    let unreadable = |error| CodeError::broken(Some(name), format!("is broken: {error}"));
+    entry.take(limit + 1).read_to_end(&mut content).map_err(unreadable)?;
+    if content.len() as u64 > limit {
+        return Err(CodeError::too_large(Some(name), "unpacked code", UNPACKED_MAX_BYTES));
+    }
+    Ok(content)
+}
+
+/// Walks the central directory: it must end where the file ends, and name each entry once. Returns the
+/// names, in its order.
+fn check_directory(upload: &[u8]) -> Result<Vec<&[u8]>, CodeError> {
+    let broken = |problem: &str| CodeError::broken(None, problem);
+    let end = find_end(upload)
+        .ok_or_else(|| broken("the zip has no end record, or something stands behind it"))?;
+    let record = &upload[end..];
+    let (count, size, start) = (u16_at(record, 10), u32_at(record, 12), u32_at(record, 16));
+    if count == usize::from(u16::MAX) || start == u32::MAX as usize {
+        return Err(broken("the zip is in the zip64 format, which so small a file does not need"));
+    }
+    if count > ENTRIES_MAX {
+        return Err(CodeError::too_many(ENTRIES_MAX));
+    }
+    if start.checked_add(size) != Some(end) {
+        return Err(broken("the zip has something before its first or behind its last entry"));
+    }
+    let (mut names, mut seen) = (Vec::new(), HashSet::new());
+    let mut rest = &upload[start..end];
+    for _ in 0..count {
+        if rest.len() < CENTRAL_RECORD_BYTES || !rest.starts_with(b"PK\x01\x02") {
+            return Err(broken("the zip's list of entries is broken"));
+        }
+        let name_end = CENTRAL_RECORD_BYTES + u16_at(rest, 28);
+        let record_end = name_end + u16_at(rest, 30) + u16_at(rest, 32);
+        let name = rest.get(CENTRAL_RECORD_BYTES..name_end);
+        let (Some(name), Some(after)) = (name, rest.get(record_end..)) else {
+            return Err(broken("the zip's list of entries is broken"));
+        };
+        if !seen.insert(name) {
+            let hint = "make the archive anew, with each file once";
+            let name = String::from_utf8_lossy(name);
+            return Err(CodeError::entry(&name, "is in the archive twice", hint));
+        }
+        names.push(name);
+        rest = after;
+    }
+    if !rest.is_empty() {
+        return Err(broken("the zip's list of entries is longer than it says"));
+    }
+    Ok(names)
+}
+
+/// The end record whose comment reaches exactly to the end of the file.
+fn find_end(upload: &[u8]) -> Option<usize> {
+    let last = upload.len().checked_sub(END_RECORD_BYTES)?;
+    let first = last.saturating_sub(usize::from(u16::MAX));
+    (first..=last).rev().find(|at| {
+        let record = &upload[*at..];
+        record.starts_with(b"PK\x05\x06") && u16_at(record, 20) == record.len() - END_RECORD_BYTES
+    })
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> usize {
+    usize::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> usize {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize
+}
