@@ -142,11 +142,18 @@ class RunTest(unittest.TestCase):
         self.assertEqual(status, 4)
         self.assert_nothing_left()
 
+    def test_machine_that_dies_under_the_command_is_named(self):
+        script = "echo fell over > /dev/console; exec busybox poweroff -f"
+        status, _ = self.run_testbed("--no-daemon", "--inside", "--", "sh", "-c", script)
+        self.assertEqual(status, 125)
+        self.assertRegex(self.stderr.read_text(), "(?s)the machine ended while the command ran.*fell over")
+        self.assert_nothing_left()
+
     def test_signal_while_the_machine_is_built(self):
         for number in (signal.SIGINT, signal.SIGTERM):
             cache = self.directory / f"cache-{number}"
             process = self.start("--no-daemon", "--", "true", NOVA_CACHE=str(cache))
-            until("packages are being unpacked", lambda: any(cache.glob("testbed/.building-root-*/tree/usr/bin/*")))
+            self.wait_until_unpacking(cache)
             process.send_signal(number)
             self.assertEqual(self.finish(process)[0], 128 + number)
             self.assert_nothing_left()
@@ -200,6 +207,9 @@ class RunTest(unittest.TestCase):
         self.assertEqual(status, 125)
         self.assertIn("no such luck", self.stderr.read_text())
         self.assert_nothing_left()
+
+    def wait_until_unpacking(self, cache):
+        until("packages are being unpacked", lambda: any(cache.glob("testbed/.building-root-*/tree/usr/bin/*")))
 
     def stand_in_nova(self, script):
         nova = self.directory / "nova"

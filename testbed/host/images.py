@@ -33,13 +33,16 @@ def artifacts(directory):
                 about = path.lstat()
                 listing.append(f"{path.relative_to(directory)} {about.st_mode} {about.st_size} {about.st_mtime_ns}")
     key = digest(str(directory), *listing)
-    build = lambda made: _make_erofs(made / "disk", directory)
+
+    def build(made):
+        _make_erofs(made / "disk", directory)
+
     return cached("artifacts", key, f"making a disk of {directory}", build) / "disk"
 
 
 def _place(source, target):
     """A hard link where the file system allows, else a copy."""
-    source = source.resolve()
+    source, target = pathlib.Path(source).resolve(), pathlib.Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -65,7 +68,7 @@ def payload(run_directory, keys, firecracker, nova, extra):
         if target.exists():
             raise TestbedError(f"two files to copy are named {source.name}: rename one")
         if source.is_dir():
-            shutil.copytree(source, target, symlinks=True, copy_function=lambda a, b: _place(pathlib.Path(a), pathlib.Path(b)))
+            shutil.copytree(source, target, symlinks=True, copy_function=_place)
         else:
             _place(source, target)
     image = run_directory / "payload.erofs"

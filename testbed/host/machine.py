@@ -5,6 +5,7 @@ x86-64 host. All disks are throw-away layers over the cached ones; QEMU keeps th
 has already unlinked, so nothing has to be cleaned up but the process.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from host.progress import TestbedError, tail
 MEMORY_MIB = 4096
 CPUS = 2
 SSH_PORT, NOVA_PORT = 22, 9000
+# The status of an ssh client that could not go on; a command may of course end with it too.
+SSH_LOST_CONNECTION = 255
 # About 6 s on an idle host; two machines on two busy cores have been seen to need a minute.
 BOOT_TIMEOUT_SECONDS = 240
 CONSOLE_LINES_QUOTED = 40
@@ -117,6 +120,15 @@ class Machine:
         if "return" not in answer:
             raise TestbedError(f"QEMU refused {name}: {answer}")
         return answer["return"]
+
+    def check_it_still_runs(self, status):
+        """A command's failure means something else if its machine went away under it."""
+        if status == SSH_LOST_CONNECTION:
+            # ssh notices before QEMU has quite ended.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=1)
+        if self._process.poll() is not None:
+            self._fail("the machine ended while the command ran")
 
     def stop(self):
         """Nothing in it is worth a shutdown."""

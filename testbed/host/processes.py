@@ -118,11 +118,15 @@ def _signal_all(pids, number):
             os.kill(pid, number)
 
 
-def _reap():
-    """Collects orphans that became our children."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0] != 0:
-            pass
+def wait_reaping(process):
+    """Waits for a `Popen` and collects the orphans that end meanwhile: a command that looks for a
+    process it ended must not find its zombie. Returns the status a shell would report.
+    """
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == process.pid:
+            process.returncode = os.waitstatus_to_exitcode(status)
+            return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
 def kill_descendants(except_pids=(), grace_seconds=GRACE_SECONDS):
@@ -136,5 +140,3 @@ def kill_descendants(except_pids=(), grace_seconds=GRACE_SECONDS):
     while remaining := descendants(except_pids):
         _signal_all(remaining, signal.SIGKILL)
         time.sleep(0.02)
-    if not except_pids:
-        _reap()

@@ -4,6 +4,7 @@ import importlib.util
 import shutil
 
 from host.progress import TestbedError
+from host.tools import PATH
 
 # Program -> Debian package.
 PROGRAMS = {
@@ -17,9 +18,8 @@ PROGRAMS = {
 
 
 def check():
-    # /usr/sbin is not in an ordinary user's PATH on Debian.
-    search = None if shutil.which("mkfs.ext4") else "/usr/sbin:/usr/bin:/sbin:/bin"
-    missing = {package for program, package in PROGRAMS.items() if not shutil.which(program) and not shutil.which(program, path=search)}
+    missing = {package for program, package in PROGRAMS.items() if not shutil.which(program, path=PATH)}
+    # Debian's Python comes without pip.
     if importlib.util.find_spec("pip") is None:
         missing.add("python3-pip")
     if missing:

@@ -31,7 +31,7 @@ MERGE_USR = 'for d in bin sbin lib lib64; do mkdir -p "$1/usr/$d"; ln -s "usr/$d
 
 
 def root():
-    """A directory with `vmlinuz`, `initramfs`, `root.ext4`, and `modules/` for other initramfs."""
+    """A directory with `vmlinuz`, `initramfs` and `root.ext4`."""
     files = sorted(path for path in MACHINE_FILES.iterdir() if path.is_file())
     recipe = [pathlib.Path(__file__), pathlib.Path(initramfs.__file__), *[path.name for path in files], *files]
     key = digest(*recipe)
@@ -54,13 +54,16 @@ def _build(directory):
 
 
 def _as_root(command):
-    """Files must end up owned by root: an ordinary user is root in a user namespace."""
-    return command if os.geteuid() == 0 else ["unshare", "--map-root-user", *command]
+    """Files must end up owned by root: an ordinary user is root in a user namespace of one user."""
+    if os.geteuid() == 0:
+        return command
+    return ["unshare", "--map-root-user", "env", "TAR_OPTIONS=--no-same-owner", *command]
 
 
 def _unpack(tree):
     command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=extract", f"--setup-hook={MERGE_USR}"]
-    command += ["--aptopt=APT::Sandbox::User \"root\"", f"--include={','.join(PACKAGES)}", SUITE, tree]
+    # Nothing is run in the tree, so nothing need be mounted there (nor can be, without privileges).
+    command += ["--skip=chroot/mount", "--aptopt=APT::Sandbox::User \"root\"", f"--include={','.join(PACKAGES)}", SUITE, tree]
     run_tool(_as_root(command), temporary=tree.parent)
 
 
