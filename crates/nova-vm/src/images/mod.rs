@@ -2,9 +2,17 @@
 //!
 //! Two halves. [`code`] turns what a user uploads into one canonical archive, and that archive into
 //! what a backend mounts. The rest makes and finds the host's own artefacts.
+mod artifacts;
 pub mod code;
 mod erofs;
 mod files;
 mod host_tool;
+mod progress;
+mod runtime;
 
+pub use artifacts::{Artifacts, FirecrackerFiles, KernelFiles, MissingArtifact};
 pub use host_tool::ToolError;
+pub use progress::{Progress, Silent};
+pub use runtime::{
+    Example, Manifest, ManifestError, ModeRecipe, RuntimeCatalog, RuntimeRecord, shipped_manifests,
+};

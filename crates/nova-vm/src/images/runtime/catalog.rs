@@ -1,0 +1,135 @@
+//! The runtimes that are installed, in memory: looking one up costs no file access.
+use super::record::RuntimeRecord;
+use crate::images::artifacts::Artifacts;
+use nova_domain::{RuntimeId, RuntimeImage};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+use std::{fs, io};
+
+/// Most bytes of a record; a real one has a few kilobytes.
+const RECORD_MAX_BYTES: u64 = 1 << 20;
+
+/// The installed runtimes, by id and by alias.
+#[derive(Debug)]
+pub struct RuntimeCatalog {
+    artifacts: Option<Artifacts>,
+    installed: RwLock<Arc<Installed>>,
+}
+
+#[derive(Debug, Default)]
+struct Installed {
+    records: BTreeMap<RuntimeId, RuntimeRecord>,
+    /// Image files by digest.
+    paths: BTreeMap<String, PathBuf>,
+}
+
+impl RuntimeCatalog {
+    /// Reads what is installed in `artifacts`.
+    pub fn open(artifacts: Artifacts) -> io::Result<Self> {
+        let catalog = Self { artifacts: Some(artifacts), installed: RwLock::default() };
+        catalog.reload()?;
+        Ok(catalog)
+    }
+
+    /// A catalog of these runtimes without any files, for tests of what is above.
+    pub fn fixed(images: Vec<RuntimeImage>) -> Self {
+        let record = |image: RuntimeImage| {
+            let id = image.id.clone();
+            (id, RuntimeRecord { image, aliases: vec![], recipe: String::new(), packages: vec![] })
+        };
+        let records = images.into_iter().map(record).collect();
+        let installed = Installed { records, paths: BTreeMap::new() };
+        Self { artifacts: None, installed: RwLock::new(Arc::new(installed)) }
+    }
+
+    /// Reads the directories again, after a runtime was added or removed. A record that cannot be used
+    /// is reported in the log and left out; the others work.
+    pub fn reload(&self) -> io::Result<()> {
+        let Some(artifacts) = &self.artifacts else { return Ok(()) };
+        let mut installed = Installed::default();
+        for directory in artifacts.image_directories() {
+            read_directory(&directory, &mut installed)?;
+        }
+        *self.installed.write().unwrap_or_else(|poisoned| poisoned.into_inner()) =
+            Arc::new(installed);
+        Ok(())
+    }
+
+    /// The image for an id or an alias of it.
+    pub fn get(&self, id: &RuntimeId) -> Option<RuntimeImage> {
+        self.record(id).map(|record| record.image)
+    }
+
+    /// Like [`Self::get`], with the image's origin.
+    pub fn record(&self, id: &RuntimeId) -> Option<RuntimeRecord> {
+        let installed = self.installed();
+        let by_alias = || installed.records.values().find(|record| record.aliases.contains(id));
+        installed.records.get(id).or_else(by_alias).cloned()
+    }
+
+    /// All installed runtimes, by id.
+    pub fn list(&self) -> Vec<RuntimeImage> {
+        self.installed().records.values().map(|record| record.image.clone()).collect()
+    }
+
+    /// The file of an installed image.
+    pub fn image_path(&self, digest: &str) -> Option<PathBuf> {
+        self.installed().paths.get(digest).cloned()
+    }
+
+    fn installed(&self) -> Arc<Installed> {
+        self.installed.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+}
+
+/// Adds what is in `directory`; what was found before it wins.
+fn read_directory(directory: &Path, installed: &mut Installed) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let path = entry?.path();
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if hidden || path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        match read_record(&path) {
+            Ok(record) => {
+                let image = directory.join(format!("{}.erofs", record.image.digest));
+                installed.paths.entry(record.image.digest.clone()).or_insert(image);
+                installed.records.entry(record.image.id.clone()).or_insert(record);
+            }
+            Err(error) => {
+                tracing::warn!(record = %path.display(), %error, "runtime left out");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A record whose image is there and whole.
+pub(crate) fn read_record(path: &Path) -> io::Result<RuntimeRecord> {
+    let damaged = |problem: String| io::Error::new(io::ErrorKind::InvalidData, problem);
+    if fs::metadata(path)?.len() > RECORD_MAX_BYTES {
+        return Err(damaged("the record is too large".into()));
+    }
+    let record: RuntimeRecord =
+        serde_json::from_slice(&fs::read(path)?).map_err(|error| damaged(error.to_string()))?;
+    let named = path.file_stem().is_some_and(|stem| stem == record.image.id.as_str());
+    if !named || !record.has_plain_digest() {
+        return Err(damaged("the record does not belong to its file name".into()));
+    }
+    let image = path.with_file_name(format!("{}.erofs", record.image.digest));
+    let size = fs::metadata(&image).map(|about| about.len()).unwrap_or(0);
+    if size != record.image.size {
+        return Err(damaged(format!(
+            "its image is missing or cut short ({size} of {} bytes); \
+             `nova runtime add {}` makes it again",
+            record.image.size, record.image.id
+        )));
+    }
+    Ok(record)
+}
