@@ -4,6 +4,7 @@
 pub mod agent_line;
 pub mod cgroup;
 pub mod driver;
+pub mod firecracker;
 pub mod lease;
 pub mod network;
 pub mod owner;

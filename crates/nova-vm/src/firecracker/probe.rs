@@ -1,0 +1,48 @@
+//! The question whether this host can run guests, answered by booting one.
+//!
+//! Being able to open `/dev/kvm`, or to create a VM and a vCPU, proves nothing: there are hosts where
+//! both work and no ordinary kernel reaches user space. The probe's guest is the real kernel with the
+//! real agent and nothing else: no drives, no network. That it answers a ping is the proof.
+use super::belongings::Place;
+use super::boot::Files;
+use super::plan::Plan;
+use super::{FirecrackerConfig, Host};
+use crate::VmId;
+use crate::driver::BootError;
+use crate::slots::SlotAllocator;
+use nova_domain::Limits;
+use std::time::Duration;
+
+/// Boots a guest, and ends it. Returns how long the boot took. Nothing is left, whatever happens.
+pub async fn probe(
+    mut config: FirecrackerConfig,
+    slots: &SlotAllocator,
+    timeout: Duration,
+) -> Result<Duration, BootError> {
+    config.boot_timeout = timeout;
+    config.api_timeout = timeout;
+    let host = Host::new(config)?;
+    let slot = slots.take().ok_or_else(|| {
+        BootError::Unavailable("every slot of this host is in use; try again later".into())
+    })?;
+    let plan = Plan {
+        id: VmId::from_random(rand::random()).to_string(),
+        uid: slot.uid_root(),
+        parent_cgroup: host.config.owner.cgroup_name(),
+        memory_mb: 0,
+        limits: Limits::default(),
+        has_drives: false,
+        nic: None,
+    };
+    let files = Files {
+        kernel: host.config.kernel.clone(),
+        initramfs: host.config.initramfs.clone(),
+        drives: None,
+    };
+    let start = std::time::Instant::now();
+    let (ready, gone) = host.boot(plan, Place::Alone(slot), files, None).await?;
+    let took = start.elapsed();
+    drop(ready);
+    gone.wait().await;
+    Ok(took)
+}
