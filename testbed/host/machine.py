@@ -35,14 +35,13 @@ class Machine:
         self._errors = run_directory / "qemu.log"
         with open(self._errors, "wb") as errors:
             self._process = subprocess.Popen(
-                self._command(root, disks),
+                [*processes.DIE_WITH_PARENT, *self._command(root, disks)],
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
                 env={**os.environ, "TMPDIR": str(run_directory)},
                 # Ctrl-C is for COMMAND first: its clean-up may still need the machine.
                 start_new_session=True,
-                preexec_fn=processes.die_with_parent,
             )
 
     @property

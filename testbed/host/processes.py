@@ -4,7 +4,7 @@ Three nets, each for what slips through the one before:
 * a signal becomes the exception `Interrupted`, so that `with` blocks and `finally` run;
 * this process is a subreaper: whatever its children leave running becomes its own child, and
   `kill_descendants` finds it (commands that daemonise, the children of a killed mmdebstrap);
-* the kernel kills QEMU when this process dies, even of SIGKILL (`die_with_parent`).
+* the kernel kills QEMU and COMMAND when this process dies, even of SIGKILL (`DIE_WITH_PARENT`).
 """
 
 import contextlib
@@ -16,13 +16,15 @@ import time
 
 from host.progress import TestbedError, say
 
-PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 INTERRUPTING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Long enough for a test script's trap to tidy up, short enough that Ctrl-C feels obeyed.
 GRACE_SECONDS = 5.0
 # The testbed failed, not the command in it; the number that `docker run` and `timeout` chose.
 STATUS_TESTBED_FAILED = 125
+# Put before a command. Not a `preexec_fn`: that runs Python between fork and exec, where a signal
+# meant for this process is handled, and lost, in the child.
+DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -55,6 +57,7 @@ def run_to_exit(main):
     finally:
         with signals_ignored():
             kill_descendants()
+            _reap()
     sys.exit(status)
 
 
@@ -74,11 +77,6 @@ def signals_ignored():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def die_with_parent():
-    """For `preexec_fn`: the kernel kills this child when the testbed is gone."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _parents():
@@ -116,6 +114,13 @@ def _signal_all(pids, number):
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
+
+
+def _reap():
+    """Collects what has ended already, so that no zombie outlives this process either."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0] != 0:
+            pass
 
 
 def wait_reaping(process):
