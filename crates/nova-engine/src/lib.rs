@@ -27,6 +27,7 @@
 
 mod config;
 mod error;
+mod pool;
 mod stats;
 
 pub use config::{BOOTS_MAX_PER_CPU, EngineConfig, IDLE_TTL, QUEUE_MAX_PER_FUNCTION};

@@ -1,0 +1,2 @@
+//! The pool.
+pub(crate) mod policy;
