@@ -1,0 +1,176 @@
+//! A daemon that a test starts, kills and looks behind. Runs on the machine that hosts the guests.
+use crate::{Nova, eventually, setting};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// A daemon with a data directory of its own.
+pub struct Daemon {
+    child: Child,
+    data_dir: PathBuf,
+    /// Its client.
+    pub nova: Nova,
+}
+
+/// How to start one.
+pub struct DaemonOptions<'a> {
+    /// Where its state lies; it may hold the state of an earlier one.
+    pub data_dir: &'a Path,
+    /// More arguments for `nova daemon`.
+    pub arguments: &'a [&'a str],
+    /// More environment.
+    pub environment: &'a [(&'a str, &'a str)],
+}
+
+impl<'a> DaemonOptions<'a> {
+    /// The usual: a data directory, nothing else.
+    pub fn new(data_dir: &'a Path) -> Self {
+        Self { data_dir, arguments: &[], environment: &[] }
+    }
+
+    /// The command that starts the daemon on a free port.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(setting("NOVA_BIN"));
+        command
+            .args(["daemon", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(self.data_dir)
+            .args(["--backend", &setting("NOVA_E2E_BACKEND")])
+            .args(self.arguments)
+            .envs(self.environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log_file(self.data_dir));
+        command
+    }
+
+    /// Starts it and waits until it answers.
+    pub async fn start(&self) -> Daemon {
+        let address_file = self.data_dir.join("address");
+        std::fs::remove_file(&address_file).ok();
+        let mut child = self.command().spawn().expect("NOVA_BIN starts");
+        let url = eventually("the daemon writes its address", async || {
+            if let Some(status) = child.try_wait().expect("a child can be waited for") {
+                panic!("the daemon ended with {status}:\n{}", log(self.data_dir));
+            }
+            let address = std::fs::read_to_string(&address_file).ok()?;
+            Some(format!("http://{}", address.trim()))
+        })
+        .await;
+        let key = std::fs::read_to_string(self.data_dir.join("admin.key")).expect("an admin key");
+        let nova = Nova::at(&url, key.trim());
+        eventually("the daemon is ready", async || {
+            nova.get("/health/ready").await.status.is_success().then_some(())
+        })
+        .await;
+        Daemon { child, data_dir: self.data_dir.to_owned(), nova }
+    }
+}
+
+impl Daemon {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Twelve hex digits that name everything it owns.
+    pub fn id(&self) -> String {
+        let id = std::fs::read_to_string(self.data_dir.join("daemon-id")).expect("a daemon id");
+        id.trim().to_owned()
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it still runs");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Ends it gracefully and returns its exit status.
+    pub fn terminate(mut self) -> std::process::ExitStatus {
+        let status = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
+        assert!(status.expect("kill runs").success());
+        self.child.wait().expect("it ends")
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        log(&self.data_dir)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Only a failing test gets here with a running daemon; it must not outlive the test.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().ok();
+            self.child.wait().ok();
+        }
+    }
+}
+
+fn log_path(data_dir: &Path) -> PathBuf {
+    data_dir.with_extension("log")
+}
+
+fn log_file(data_dir: &Path) -> Stdio {
+    let path = log_path(data_dir);
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    file.expect("a log file beside the data directory").into()
+}
+
+fn log(data_dir: &Path) -> String {
+    std::fs::read_to_string(log_path(data_dir)).unwrap_or_default()
+}
+
+/// Everything on this host that carries a daemon's id, one line each: what must be gone after it.
+pub fn traces(daemon_id: &str, data_dir: &Path) -> Vec<String> {
+    let id6 = &daemon_id[..6];
+    let mut found = Vec::new();
+    for (what, program, arguments) in [
+        ("link", "ip", &["-o", "link"][..]),
+        ("namespace", "ip", &["netns", "list"]),
+        ("table", "nft", &["list", "tables"]),
+        ("mount", "cat", &["/proc/self/mounts"]),
+        ("loop device", "losetup", &["-a"]),
+    ] {
+        let output = Command::new(program).args(arguments).output().expect("a host tool runs");
+        for line in String::from_utf8_lossy(&output.stdout).lines() {
+            if line.contains(id6) || line.contains(&*data_dir.to_string_lossy()) {
+                found.push(format!("{what}: {line}"));
+            }
+        }
+    }
+    found.extend(cgroups(Path::new("/sys/fs/cgroup"), id6, 4));
+    found.extend(processes(data_dir));
+    found
+}
+
+fn cgroups(below: &Path, id6: &str, depth: u32) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(below) else { return Vec::new() };
+    let mut found = Vec::new();
+    for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+        if entry.file_name().to_string_lossy().contains(id6) {
+            found.push(format!("cgroup: {}", entry.path().display()));
+        } else if depth > 0 && !entry.path().is_symlink() {
+            found.extend(cgroups(&entry.path(), id6, depth - 1));
+        }
+    }
+    found
+}
+
+/// Processes other than this one whose command line or root lies below the data directory.
+fn processes(data_dir: &Path) -> Vec<String> {
+    let data_dir = data_dir.to_string_lossy();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        if pid == std::process::id() {
+            continue;
+        }
+        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        let root = std::fs::read_link(entry.path().join("root")).unwrap_or_default();
+        if command.contains(&*data_dir) || root.to_string_lossy().contains(&*data_dir) {
+            found.push(format!("process {pid}: {command}"));
+        }
+    }
+    found
+}

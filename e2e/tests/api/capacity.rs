@@ -1,0 +1,136 @@
+//! Many calls at once: limits hold, order holds, nothing leaks.
+use nova_e2e::{Nova, eventually};
+use serde_json::{Value, json};
+use std::collections::HashSet;
+use std::time::Duration;
+
+const PYTHON_HOST: &str = "import json, socket\nprint(json.dumps(socket.gethostname()))\n";
+
+#[tokio::test]
+async fn fifty_cold_calls_share_five_vms_and_all_answer() {
+    let nova = Nova::from_env();
+    let fields = json!({"max_replicas": 5, "timeout_s": 300});
+    let function = nova.function("python", PYTHON_HOST, fields).await;
+    let payload = json!({});
+    let calls = (0..50).map(|_| function.output(&payload));
+    let watch = async {
+        let mut most = 0;
+        loop {
+            most = most.max(function.vm_states().await.len());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if most > 5 {
+                return most;
+            }
+        }
+    };
+    let hosts: HashSet<String> = tokio::select! {
+        answers = futures::future::join_all(calls) => {
+            assert_eq!(answers.len(), 50);
+            answers.iter().map(|host| host.as_str().unwrap().to_owned()).collect()
+        }
+        most = watch => panic!("{most} VMs at once for max_replicas 5"),
+    };
+    assert!((1..=5).contains(&hosts.len()), "{hosts:?}");
+    function.delete().await;
+}
+
+#[tokio::test]
+async fn vms_are_granted_in_arrival_order() {
+    let nova = Nova::from_env();
+    let code = "import json, sys, time
+path = '/tmp/order'
+with open(path, 'a') as order:
+    order.write(str(json.load(open(sys.argv[1]))) + ' ')
+time.sleep(0.05)
+print(json.dumps(open(path).read().split()))
+";
+    let fields = json!({"max_replicas": 1, "timeout_s": 300});
+    let function = nova.function("python", code, fields).await;
+    let mut calls = Vec::new();
+    for n in 0..6 {
+        let (nova, path) = (nova.clone(), function.path("/invoke"));
+        let waiting = n;
+        calls.push(tokio::spawn(async move { nova.post(&path, &json!(n)).await.ok() }));
+        // The next call is sent when the daemon has this one: one runs, the others wait.
+        eventually("the call has arrived", async || {
+            let stats = nova_stats(&function.name).await;
+            (stats >= waiting + 1).then_some(())
+        })
+        .await;
+    }
+    let mut longest = Value::Null;
+    for call in calls {
+        let output = call.await.unwrap()["output"].take();
+        if output.as_array().map(Vec::len) > longest.as_array().map(Vec::len) {
+            longest = output;
+        }
+    }
+    assert_eq!(longest, json!(["0", "1", "2", "3", "4", "5"]));
+    function.delete().await;
+}
+
+/// Calls of a function that the daemon has accepted so far: done, running or waiting.
+async fn nova_stats(function: &str) -> u64 {
+    let nova = Nova::from_env();
+    let metrics = nova.get("/metrics").await.ok();
+    let of = &metrics["functions"][function];
+    ["completed", "active"].iter().map(|field| of[*field].as_u64().unwrap_or(0)).sum()
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_leaks_nothing() {
+    let nova = Nova::from_env();
+    let code = "import json, sys, time
+if json.load(open(sys.argv[1])) == 'long':
+    time.sleep(1000)
+print('{\"ok\": true}')
+";
+    let fields = json!({"max_replicas": 1, "timeout_s": 300});
+    let function = nova.function("python", code, fields).await;
+    function.call(&json!("warm up")).await;
+    for _ in 0..3 {
+        let payload = json!("long");
+        let call = function.invoke(&payload);
+        let left = tokio::time::timeout(Duration::from_millis(300), call).await;
+        assert!(left.is_err(), "the caller leaves while its call runs");
+    }
+    let answer = function.call(&json!("short")).await;
+    assert_eq!(answer["output"], json!({"ok": true}));
+    eventually("one VM, idle", async || (function.vm_states().await == ["idle"]).then_some(()))
+        .await;
+    function.delete().await;
+}
+
+#[tokio::test]
+async fn minimum_replicas_are_there_before_the_first_call_and_return() {
+    let nova = Nova::from_env();
+    let function =
+        nova.function("python", PYTHON_HOST, json!({"min_replicas": 2, "max_replicas": 3})).await;
+    eventually("two VMs wait", async || {
+        (function.vm_states().await == ["idle", "idle"]).then_some(())
+    })
+    .await;
+    assert_eq!(function.call(&json!({})).await["start"], "warm");
+    function.delete().await;
+}
+
+#[tokio::test]
+async fn a_busy_function_does_not_starve_another() {
+    let nova = Nova::from_env();
+    let code = "import time\ntime.sleep(0.2)\nprint('1')\n";
+    let fields = json!({"max_replicas": 2, "timeout_s": 300});
+    let busy = nova.function("python", code, fields.clone()).await;
+    let other = nova.function("python", code, fields).await;
+    let payload = json!({});
+    let flood = futures::future::join_all((0..40).map(|_| busy.output(&payload)));
+    let visit = async {
+        other.output(&payload).await;
+        let metrics = nova.get("/metrics").await.ok();
+        metrics["functions"][&busy.name]["completed"].as_u64().unwrap_or(0)
+    };
+    let (answers, busy_done_by_then) = futures::future::join(flood, visit).await;
+    assert_eq!(answers.len(), 40);
+    assert!(busy_done_by_then < 40, "the other call did not wait for the whole flood");
+    busy.delete().await;
+    other.delete().await;
+}

@@ -1,0 +1,12 @@
+//! What a user of a running daemon notices, on whatever backend it has. Needs `NOVA_URL`,
+//! `NOVA_API_KEY` and `NOVA_BIN`.
+mod bad_input;
+mod capacity;
+mod command_line;
+mod failures;
+mod first_calls;
+mod isolation;
+mod lifecycle;
+mod output;
+mod records;
+mod secrets;

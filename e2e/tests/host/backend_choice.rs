@@ -1,0 +1,92 @@
+//! `auto` takes Firecracker where a guest really boots, and says why where none does.
+use crate::scratch;
+use nova_e2e::daemon::DaemonOptions;
+use nova_e2e::setting;
+use serde_json::json;
+
+#[tokio::test]
+async fn auto_chooses_what_works_here_and_says_why() {
+    let home = scratch();
+    let data = home.path().join("data");
+    let options = DaemonOptions {
+        arguments: &["--backend", "auto"],
+        environment: &[("NOVA_PROBE_TIMEOUT", if on_firecracker() { "60s" } else { "3s" })],
+        ..DaemonOptions::new(&data)
+    };
+    let daemon = options.start().await;
+    let health = daemon.nova.get("/health").await.ok();
+    assert_eq!(health["backend"], setting("NOVA_E2E_BACKEND"), "{health}");
+    if !on_firecracker() {
+        assert!(health["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{health}");
+        assert!(daemon.log().contains("weaker isolation"), "{}", daemon.log());
+    }
+    assert!(daemon.terminate().success());
+}
+
+#[tokio::test]
+async fn a_directory_that_ran_firecracker_never_falls_back() {
+    if !on_firecracker() {
+        return refuses_without_firecracker().await;
+    }
+    let home = scratch();
+    let data = home.path().join("data");
+    let daemon = DaemonOptions::new(&data).start().await;
+    assert!(daemon.terminate().success());
+    let broken = DaemonOptions {
+        arguments: &["--backend", "auto"],
+        environment: &[("NOVA_FIRECRACKER_DIR", "/nonexistent"), ("NOVA_PROBE_TIMEOUT", "60s")],
+        ..DaemonOptions::new(&data)
+    };
+    let output = broken.command().stderr(std::process::Stdio::piped()).output().unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("firecracker"), "{said}");
+}
+
+/// On a host without usable KVM: asked for by name, Firecracker is refused, not replaced.
+async fn refuses_without_firecracker() {
+    let home = scratch();
+    let data = home.path().join("data");
+    let options =
+        DaemonOptions { arguments: &["--backend", "firecracker"], ..DaemonOptions::new(&data) };
+    let output = options.command().stderr(std::process::Stdio::piped()).output().unwrap();
+    assert!(!output.status.success());
+    assert!(!output.stderr.is_empty());
+}
+
+#[tokio::test]
+async fn without_a_backend_the_control_plane_works_and_calls_are_503() {
+    let home = scratch();
+    let data = home.path().join("data");
+    let options = DaemonOptions { arguments: &["--backend", "none"], ..DaemonOptions::new(&data) };
+    let daemon = options.start().await;
+    let body = json!({"name": "f", "runtime": "python", "code": "print(1)"});
+    daemon.nova.post("/functions", &body).await.ok();
+    let answer = daemon.nova.post("/functions/f/invoke", &json!({})).await;
+    answer.problem(503, "backend_unavailable");
+    assert!(daemon.terminate().success());
+}
+
+#[tokio::test]
+async fn the_doctor_names_what_it_checked_and_its_exit_code_tells() {
+    let home = scratch();
+    let output = std::process::Command::new(setting("NOVA_BIN"))
+        .args(["doctor", "--json", "--data-dir"])
+        .arg(home.path().join("data"))
+        .env("NOVA_PROBE_TIMEOUT", if on_firecracker() { "60s" } else { "3s" })
+        .output()
+        .unwrap();
+    let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = findings.as_array().expect("a list of findings");
+    let kvm = findings.iter().find(|finding| finding["check"] == "kvm").expect("KVM is checked");
+    assert_eq!(kvm["status"] == "ok", on_firecracker(), "{kvm}");
+    for finding in findings.iter().filter(|finding| finding["status"] != "ok") {
+        assert!(finding["fix"].as_str().is_some_and(|fix| !fix.is_empty()), "{finding}");
+    }
+    let failed = findings.iter().any(|finding| finding["status"] == "fail");
+    assert_eq!(output.status.success(), !failed);
+}
+
+fn on_firecracker() -> bool {
+    setting("NOVA_E2E_BACKEND") == "firecracker"
+}

@@ -1,0 +1,136 @@
+//! A boot that fails says what is broken and leaves nothing behind.
+use crate::{call, create, scratch};
+use nova_e2e::daemon::{Daemon, DaemonOptions, traces};
+use nova_e2e::{eventually, setting};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// A copy of the artefacts (as links), so that a test can break one of them.
+fn artifacts_copy(into: &Path) -> PathBuf {
+    let copy = into.join("artifacts");
+    let status = std::process::Command::new("cp")
+        .args(["-rs", &setting("NOVA_ARTIFACTS")])
+        .arg(&copy)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    copy
+}
+
+fn replace(file: &Path, content: &[u8]) {
+    std::fs::remove_file(file).unwrap();
+    std::fs::write(file, content).unwrap();
+}
+
+fn python_image(artifacts: &Path) -> PathBuf {
+    let record = std::fs::read(artifacts.join("images/python.json")).unwrap();
+    let record: Value = serde_json::from_slice(&record).unwrap();
+    let digest =
+        record["image"]["digest"].as_str().or(record["digest"].as_str()).unwrap().to_owned();
+    artifacts.join("images").join(format!("{digest}.erofs"))
+}
+
+async fn start(data: &Path, artifacts: &Path, more: &[(&str, &str)]) -> Daemon {
+    let mut environment = vec![("NOVA_ARTIFACTS", artifacts.to_str().unwrap())];
+    environment.extend(more);
+    DaemonOptions { environment: &environment, ..DaemonOptions::new(data) }.start().await
+}
+
+/// Calls a function that cannot boot; the answer must hold `quoted`, and no VM may stay.
+async fn boot_fails(daemon: Daemon, data: &Path, quoted: &str) {
+    create(&daemon, "f", "print(1)", json!({"timeout_s": 60})).await;
+    for _ in 0..2 {
+        let answer = daemon.nova.post("/functions/f/invoke", &json!({})).await;
+        let problem = answer.problem(503, "boot_failed");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.to_lowercase().contains(quoted), "{detail:?} does not say {quoted:?}");
+    }
+    eventually("no VM is left", async || {
+        (daemon.nova.get("/stats").await.ok()["active_vms"] == 0).then_some(())
+    })
+    .await;
+    assert_eq!(vm_directories(data), [""; 0]);
+    let id = daemon.id();
+    assert!(daemon.terminate().success());
+    assert_eq!(traces(&id, data), [""; 0]);
+}
+
+fn vm_directories(data: &Path) -> Vec<String> {
+    let vms = std::fs::read_dir(data.join("run/vms")).into_iter().flatten().flatten();
+    vms.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_damaged_image() {
+    let home = scratch();
+    let artifacts = artifacts_copy(home.path());
+    let data = home.path().join("data");
+    let daemon = start(&data, &artifacts, &[("NOVA_BOOT_TIMEOUT", "60s")]).await;
+    replace(&python_image(&artifacts), b"not a file system");
+    boot_fails(daemon, &data, "image").await;
+}
+
+#[tokio::test]
+async fn a_missing_image() {
+    let home = scratch();
+    let artifacts = artifacts_copy(home.path());
+    let data = home.path().join("data");
+    let daemon = start(&data, &artifacts, &[]).await;
+    std::fs::remove_file(python_image(&artifacts)).unwrap();
+    boot_fails(daemon, &data, "nova runtime add python").await;
+}
+
+#[tokio::test]
+async fn a_broken_runtime_program() {
+    let home = scratch();
+    let data = home.path().join("data");
+    let artifacts = artifacts_copy(home.path());
+    if setting("NOVA_E2E_BACKEND") == "firecracker" {
+        let daemon = start(&data, &artifacts, &[("NOVA_BOOT_TIMEOUT", "20s")]).await;
+        replace(&artifacts.join("kernel/vmlinux"), b"not a kernel");
+        boot_fails(daemon, &data, "kernel").await;
+    } else {
+        let broken = home.path().join("runc");
+        std::fs::write(&broken, "#!/bin/sh\necho 'no containers today' >&2\nexit 1\n").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&broken, mode).unwrap();
+        let runtime = [("NOVA_OCI_RUNTIME", broken.to_str().unwrap())];
+        let daemon = start(&data, &artifacts, &runtime).await;
+        boot_fails(daemon, &data, "no containers today").await;
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk() {
+    let home = scratch();
+    let mount = home.path().join("small");
+    std::fs::create_dir(&mount).unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        let status = std::process::Command::new(program).args(arguments).status().unwrap();
+        assert!(status.success(), "{program} {arguments:?}");
+    };
+    let mount_path = mount.to_str().unwrap();
+    run("mount", &["-t", "tmpfs", "-o", "size=64m", "tmpfs", mount_path]);
+    let data = mount.join("data");
+    let daemon = DaemonOptions::new(&data).start().await;
+    create(&daemon, "f", "print(1)", json!({})).await;
+    let filler = mount.join("filler");
+    let full = std::process::Command::new("dd")
+        .args(["if=/dev/zero", &format!("of={}", filler.display()), "bs=64k"])
+        .output()
+        .unwrap();
+    assert!(!full.status.success(), "the disk is full");
+    let answer = daemon.nova.post("/functions/f/invoke", &json!({})).await;
+    let problem = answer.problem(503, "boot_failed");
+    assert!(problem["detail"].as_str().unwrap().contains("space"), "{problem}");
+    std::fs::remove_file(&filler).unwrap();
+    assert_eq!(call(&daemon, "f", json!({})).await, 1, "with room again, calls work again");
+    let id = daemon.id();
+    assert!(daemon.terminate().success());
+    let left: Vec<_> = traces(&id, &data)
+        .into_iter()
+        .filter(|trace| !trace.starts_with("mount") || !trace.contains(mount_path))
+        .collect();
+    assert_eq!(left, [""; 0]);
+    run("umount", &[mount_path]);
+}

@@ -1,0 +1,107 @@
+//! `kill -9` of the daemon under load, and the start after it.
+use crate::{SLEEPER, call, create, scratch};
+use nova_e2e::daemon::{DaemonOptions, traces};
+use nova_e2e::eventually;
+use serde_json::json;
+
+#[tokio::test]
+async fn after_kill_9_everything_is_found_and_a_second_daemon_is_untouched() {
+    let (first_home, second_home) = (scratch(), scratch());
+    let (first_data, second_data) =
+        (first_home.path().join("data"), second_home.path().join("data"));
+    let options = DaemonOptions::new(&first_data);
+    let first = options.start().await;
+    let second = DaemonOptions::new(&second_data).start().await;
+    for daemon in [&first, &second] {
+        create(daemon, "sleeper", SLEEPER, json!({"max_replicas": 2})).await;
+        assert_eq!(call(daemon, "sleeper", json!(1)).await, 1);
+    }
+    let (first_id, second_id) = (first.id(), second.id());
+    let second_traces = traces(&second_id, &second_data);
+
+    // Under load: one VM is busy, another boots.
+    let nova = first.nova.clone();
+    let load = tokio::spawn(async move {
+        let calls = (0..4).map(|_| {
+            let request = nova
+                .request(reqwest::Method::POST, "/functions/sleeper/invoke")
+                .json(&json!({"sleep": 100}));
+            request.send()
+        });
+        futures::future::join_all(calls).await
+    });
+    let stats = first.nova.clone();
+    eventually("two VMs are on their way", async || {
+        let stats = stats.get("/stats").await.ok();
+        (stats["vms"].as_array().map(Vec::len) == Some(2)).then_some(())
+    })
+    .await;
+    first.kill();
+    assert!(load.await.unwrap().iter().all(Result::is_err), "the connections broke");
+    assert!(!traces(&first_id, &first_data).is_empty(), "a crash leaves something to find");
+
+    let again = options.start().await;
+    assert_eq!(again.id(), first_id, "it is the same owner");
+    assert_eq!(call(&again, "sleeper", json!(2)).await, 2, "calls work again at once");
+    assert_eq!(call(&second, "sleeper", json!(3)).await, 3);
+    let answer = second.nova.get("/stats").await.ok();
+    assert_eq!(answer["active_vms"], 1, "{answer}");
+    // Other instances of `ip netns` and mounts of the first may come and go; the second's must stay.
+    let still: Vec<_> = traces(&second_id, &second_data);
+    for trace in second_traces.iter().filter(|trace| trace.starts_with("namespace")) {
+        assert!(still.contains(trace), "{trace} of the second daemon is gone");
+    }
+
+    assert!(again.terminate().success());
+    assert!(second.terminate().success());
+    for (id, data) in [(&first_id, &first_data), (&second_id, &second_data)] {
+        assert_eq!(traces(id, data), [""; 0], "nothing is left");
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_is_killed_costs_its_own_call_only() {
+    let home = scratch();
+    let data = home.path().join("data");
+    let daemon = DaemonOptions::new(&data).start().await;
+    create(&daemon, "victim", SLEEPER, json!({"max_replicas": 1})).await;
+    create(&daemon, "other", SLEEPER, json!({})).await;
+    call(&daemon, "other", json!(1)).await;
+    call(&daemon, "victim", json!(1)).await;
+    let nova = daemon.nova.clone();
+    let in_flight =
+        tokio::spawn(
+            async move { nova.post("/functions/victim/invoke", &json!({"sleep": 100})).await },
+        );
+    let vm = eventually("the call runs", async || {
+        let stats = daemon.nova.get("/stats").await.ok();
+        let busy = stats["vms"].as_array()?.iter().find(|vm| vm["state"] == "busy")?.clone();
+        Some(busy["id"].as_str()?.to_owned())
+    })
+    .await;
+    for pid in processes_of(&vm) {
+        let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+        assert!(killed.unwrap().success());
+    }
+    in_flight.await.unwrap().problem(502, "guest_lost");
+    assert_eq!(call(&daemon, "other", json!(2)).await, 2);
+    assert_eq!(call(&daemon, "victim", json!(2)).await, 2, "a new guest answers");
+    let (id, status) = (daemon.id(), daemon.terminate());
+    assert!(status.success());
+    assert_eq!(traces(&id, &data), [""; 0]);
+}
+
+/// Host processes in a cgroup that is named by the VM.
+fn processes_of(vm: &str) -> Vec<u32> {
+    let pids: Vec<u32> = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
+        .filter(|pid: &u32| {
+            let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup"));
+            cgroup.is_ok_and(|text| text.contains(vm))
+        })
+        .collect();
+    assert!(!pids.is_empty(), "no process of VM {vm}");
+    pids
+}

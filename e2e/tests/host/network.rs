@@ -1,0 +1,287 @@
+//! Where a guest's packets go, counted where they would arrive.
+//!
+//! The test makes a small internet: a namespace that is "the machine" with the daemon in it, and a
+//! sink that owns public and private addresses alike. No packet leaves them. What the sink counts is
+//! what a guest could have reached.
+//!
+//! ```text
+//!  guests ── bridge ── machine (daemon) ── 198.18.0.0/30 ── sink: 8.8.8.8, 10.0.0.1, 169.254.169.254 ...
+//! ```
+use crate::{call, create, scratch};
+use nova_e2e::daemon::{Daemon, DaemonOptions};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::Command;
+
+/// A public address that `egress` may reach.
+const PUBLIC: &str = "8.8.8.8";
+/// What no guest may reach: the metadata service and private ranges.
+const FORBIDDEN: [&str; 5] =
+    ["169.254.169.254", "10.0.0.1", "192.168.1.1", "172.16.0.1", "100.64.0.1"];
+
+/// Tries TCP and UDP to each address given; answers what came back over TCP.
+const PROBE: &str = "import json, socket, sys
+answers = {}
+for target in json.load(open(sys.argv[1])):
+    host, port = target.rsplit(':', 1)
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        udp.sendto(b'x', (host, int(port)))
+    except OSError:
+        pass
+    try:
+        with socket.create_connection((host, int(port)), timeout=3) as tcp:
+            answers[target] = tcp.recv(100).decode()
+    except OSError as error:
+        answers[target] = None
+print(json.dumps(answers))
+";
+
+/// Two namespaces and the wire between them; removed when dropped.
+struct Internet {
+    machine: String,
+    sink: String,
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().expect("a host tool runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+impl Internet {
+    fn new(tag: &str) -> Self {
+        let id = std::process::id();
+        let internet =
+            Self { machine: format!("e2e-m{tag}-{id}"), sink: format!("e2e-s{tag}-{id}") };
+        let (machine, sink) = (internet.machine.as_str(), internet.sink.as_str());
+        for namespace in [machine, sink] {
+            run("ip", &["netns", "add", namespace]);
+            run("ip", &["-n", namespace, "link", "set", "lo", "up"]);
+        }
+        let peer = ["peer", "name", "wire", "netns", sink];
+        let wire = ["-n", machine, "link", "add", "wire", "type", "veth"];
+        run("ip", &[&wire[..], &peer[..]].concat());
+        run("ip", &["-n", machine, "address", "add", "198.18.0.1/30", "dev", "wire"]);
+        run("ip", &["-n", sink, "address", "add", "198.18.0.2/30", "dev", "wire"]);
+        for namespace in [machine, sink] {
+            run("ip", &["-n", namespace, "link", "set", "wire", "up"]);
+        }
+        run("ip", &["-n", machine, "route", "add", "default", "via", "198.18.0.2"]);
+        run("ip", &["-n", sink, "route", "add", "default", "via", "198.18.0.1"]);
+        let mut counters = String::new();
+        for address in FORBIDDEN.iter().chain([&PUBLIC]) {
+            run("ip", &["-n", sink, "address", "add", &format!("{address}/32"), "dev", "lo"]);
+            counters += &format!("ip daddr {address} counter\n");
+        }
+        let ruleset = format!(
+            "table ip count {{ chain arrived {{ type filter hook prerouting priority -300;\n{counters} }} }}"
+        );
+        let mut nft = Command::new("ip")
+            .args(["netns", "exec", sink, "nft", "-f", "-"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        nft.stdin.take().unwrap().write_all(ruleset.as_bytes()).unwrap();
+        assert!(nft.wait().unwrap().success());
+        internet
+    }
+
+    /// Packets that arrived at the sink for this address.
+    fn arrived(&self, address: &str) -> u64 {
+        let table =
+            run("ip", &["netns", "exec", &self.sink, "nft", "list", "table", "ip", "count"]);
+        let line = table.lines().find(|line| line.contains(&format!("daddr {address} "))).unwrap();
+        let count = line.split("packets ").nth(1).unwrap().split(' ').next().unwrap();
+        count.parse().unwrap()
+    }
+
+    fn arrived_at_forbidden(&self) -> Vec<(&'static str, u64)> {
+        let counts = FORBIDDEN.iter().map(|address| (*address, self.arrived(address)));
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// A server on every address of the sink that says hello.
+    fn serve(&self, port: u16) {
+        let listener = within(&self.sink, || TcpListener::bind(("0.0.0.0", port)).unwrap());
+        std::thread::spawn(move || {
+            for connection in listener.incoming() {
+                connection.unwrap().write_all(b"hello from outside").ok();
+            }
+        });
+    }
+
+    /// Runs a test's story inside the machine, on a thread of its own.
+    fn in_machine(&self, story: impl AsyncFnOnce() + Send + 'static) {
+        within(&self.machine, || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(story());
+        });
+    }
+}
+
+impl Drop for Internet {
+    fn drop(&mut self) {
+        for namespace in [&self.machine, &self.sink] {
+            Command::new("ip").args(["netns", "delete", namespace]).status().ok();
+        }
+    }
+}
+
+/// Runs `action` in a network namespace, on a thread of its own.
+fn within<T: Send>(namespace: &str, action: impl FnOnce() -> T + Send) -> T {
+    let file = File::open(format!("/run/netns/{namespace}")).unwrap();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+            use std::os::fd::AsFd;
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            action()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+async fn start(data: &std::path::Path) -> Daemon {
+    DaemonOptions::new(data).start().await
+}
+
+fn targets(addresses: &[&str], port: u16) -> Value {
+    addresses.iter().map(|address| json!(format!("{address}:{port}"))).collect()
+}
+
+fn reached(answers: &Value) -> Vec<&str> {
+    let answers = answers.as_object().unwrap().iter();
+    answers.filter(|(_, answer)| !answer.is_null()).map(|(target, _)| target.as_str()).collect()
+}
+
+#[test]
+fn egress_reaches_public_addresses_and_nothing_private() {
+    let internet = std::sync::Arc::new(Internet::new("a"));
+    internet.serve(8080);
+    let counters = internet.clone();
+    internet.in_machine(async move || {
+        let home = scratch();
+        let data = home.path().join("data");
+        let daemon = start(&data).await;
+        create(&daemon, "probe", PROBE, json!({})).await;
+        let public = call(&daemon, "probe", targets(&[PUBLIC], 8080)).await;
+        assert_eq!(public[format!("{PUBLIC}:8080")], "hello from outside");
+        let forbidden = call(&daemon, "probe", targets(&FORBIDDEN, 8080)).await;
+        assert_eq!(reached(&forbidden), [""; 0]);
+        assert_eq!(counters.arrived_at_forbidden(), [], "no packet arrived");
+
+        // With the policy taken away the same probe is counted: the sink does see what comes.
+        let id6 = daemon.id()[..6].to_owned();
+        for namespace in run("ip", &["netns", "list"]).lines() {
+            let name = namespace.split(' ').next().unwrap();
+            if name.starts_with(&format!("nova-{id6}-")) {
+                run("ip", &["netns", "exec", name, "nft", "flush", "ruleset"]);
+            }
+        }
+        run("nft", &["flush", "chain", "inet", &format!("nova_{id6}"), "forward"]);
+        call(&daemon, "probe", targets(&FORBIDDEN, 8080)).await;
+        assert_eq!(counters.arrived_at_forbidden().len(), FORBIDDEN.len());
+        assert!(daemon.terminate().success());
+    });
+}
+
+#[test]
+fn the_daemon_the_host_and_other_guests_are_out_of_reach() {
+    let internet = Internet::new("b");
+    internet.serve(8080);
+    internet.in_machine(async move || {
+        let home = scratch();
+        let data = home.path().join("data");
+        let daemon = start(&data).await;
+        let everywhere = TcpListener::bind("0.0.0.0:9000").unwrap();
+        std::thread::spawn(move || {
+            for connection in everywhere.incoming() {
+                connection.unwrap().write_all(b"hello from the host").ok();
+            }
+        });
+        // A second guest that listens on all its addresses while the first looks for it.
+        let listen = "import socket, time, json
+server = socket.create_server(('0.0.0.0', 8080))
+time.sleep(60)
+print('0')
+";
+        create(&daemon, "listener", listen, json!({"timeout_s": 60})).await;
+        create(&daemon, "probe", PROBE, json!({})).await;
+        let nova = daemon.nova.clone();
+        let listener =
+            tokio::spawn(async move { nova.post("/functions/listener/invoke", &json!({})).await });
+        let addresses = guest_side_addresses();
+        let mut hosts: Vec<&str> = vec!["198.18.0.1", "127.0.0.1"];
+        hosts.extend(addresses.iter().map(String::as_str));
+        let mut all = targets(&hosts, 9000);
+        let guests = targets(
+            &(2..20)
+                .map(|n| format!("{}{n}", block(&addresses)))
+                .collect::<Vec<_>>()
+                .iter()
+                .map(String::as_str)
+                .collect::<Vec<_>>(),
+            8080,
+        );
+        all.as_array_mut().unwrap().extend(guests.as_array().unwrap().clone());
+        let answers = call(&daemon, "probe", all).await;
+        assert_eq!(reached(&answers), [""; 0]);
+        listener.abort();
+        assert!(daemon.terminate().success());
+    });
+}
+
+/// The machine's own addresses on Nova's bridge.
+fn guest_side_addresses() -> Vec<String> {
+    let listed = run("ip", &["-o", "-4", "address", "show"]);
+    let bridges = listed.lines().filter(|line| line.contains("novabr"));
+    bridges
+        .filter_map(|line| Some(line.split("inet ").nth(1)?.split('/').next()?.to_owned()))
+        .collect()
+}
+
+/// The first three numbers of the bridge's address, where the other guests' addresses are.
+fn block(addresses: &[String]) -> String {
+    let address = addresses.first().expect("the bridge has an address");
+    address.rsplit_once('.').unwrap().0.to_owned() + "."
+}
+
+#[test]
+fn a_function_without_network_sends_nothing_and_an_allow_list_opens_just_itself() {
+    let internet = std::sync::Arc::new(Internet::new("c"));
+    internet.serve(8080);
+    let counters = internet.clone();
+    internet.in_machine(async move || {
+        let home = scratch();
+        let data = home.path().join("data");
+        let daemon = start(&data).await;
+        create(&daemon, "closed", PROBE, json!({"network": "none"})).await;
+        let answers = call(&daemon, "closed", targets(&[PUBLIC, "10.0.0.1"], 8080)).await;
+        assert_eq!(reached(&answers), [""; 0]);
+        assert_eq!((counters.arrived(PUBLIC), counters.arrived("10.0.0.1")), (0, 0));
+
+        let allow = json!({"network": {"egress_to": ["10.0.0.0/24"]}});
+        create(&daemon, "listed", PROBE, allow).await;
+        let answers = call(&daemon, "listed", targets(&[PUBLIC, "10.0.0.1"], 8080)).await;
+        assert_eq!(reached(&answers), ["10.0.0.1:8080"]);
+        assert_eq!(counters.arrived(PUBLIC), 0);
+        assert!(daemon.terminate().success());
+    });
+}
+
+#[test]
+fn the_sink_counts_and_serves() {
+    let internet = Internet::new("d");
+    internet.serve(8080);
+    within(&internet.machine, || {
+        let mut connection = std::net::TcpStream::connect((PUBLIC, 8080)).unwrap();
+        let mut said = String::new();
+        connection.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "hello from outside");
+    });
+    assert!(internet.arrived(PUBLIC) > 0);
+}
