@@ -3,6 +3,7 @@
 //! them. The engine above sees the two traits of [`driver`] and plain data.
 pub mod agent_line;
 pub mod cgroup;
+pub mod container;
 pub mod driver;
 pub mod firecracker;
 pub mod lease;

@@ -8,7 +8,7 @@ mod api;
 mod api_types;
 mod belongings;
 mod boot;
-mod console;
+pub(crate) mod console;
 mod jail;
 mod plan;
 mod probe;
@@ -17,6 +17,7 @@ mod version;
 mod vmm;
 mod vsock;
 
+pub use plan::GUEST_OVERHEAD_MB;
 pub use probe::probe;
 pub use reconcile::reconcile;
 pub use version::{OLDEST, RECOMMENDED, Version};
@@ -24,7 +25,7 @@ pub use version::{OLDEST, RECOMMENDED, Version};
 use self::belongings::{Belongings, Gone, Place};
 use self::boot::{Files, Prepared};
 use self::jail::SharedFiles;
-use self::plan::{CODE_DEVICE, GUEST_OVERHEAD_MB, IMAGE_DEVICE, Nic, Plan, VMM_OVERHEAD_MB};
+use self::plan::{CODE_DEVICE, IMAGE_DEVICE, Nic, Plan, VMM_OVERHEAD_MB};
 use crate::agent_line::AgentLine;
 use crate::cgroup::Cgroups;
 use crate::driver::{

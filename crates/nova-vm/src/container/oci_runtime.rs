@@ -1,0 +1,93 @@
+//! The OCI runtime as a program: every call is a plain spawn of an absolute path.
+//!
+//! No environment is handed on, so that nothing of the daemon's (keys, paths) can end up anywhere
+//! near a container. Each run has a process group of its own: a Ctrl-C in the daemon's terminal is
+//! for the daemon alone, and a runtime that hangs is killed with the helpers that it started.
+use std::io::{self, PipeWriter};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+/// How long deleting a container whose processes are dead may take.
+const DELETE_WITHIN: Duration = Duration::from_secs(10);
+
+/// An OCI runtime and the directory where it keeps its state.
+#[derive(Debug, Clone)]
+pub(super) struct OciRuntime {
+    program: PathBuf,
+    root: PathBuf,
+}
+
+impl OciRuntime {
+    pub fn new(program: PathBuf, root: PathBuf) -> Self {
+        Self { program, root }
+    }
+
+    /// Its program.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Where it keeps the state of its containers, a directory per container.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Creates and starts a container, and detaches from it. The container's output and the
+    /// runtime's own complaints go to `output`.
+    pub fn run(&self, id: &str, bundle: &Path, output: PipeWriter) -> io::Result<Child> {
+        self.command()
+            .arg("run")
+            .arg("--detach")
+            .arg("--bundle")
+            .arg(bundle)
+            .arg("--pid-file")
+            .arg(pid_file(bundle))
+            .arg(id)
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+    }
+
+    /// Removes a container whose processes were killed. True when nothing of it is left.
+    pub async fn delete(&self, id: &str) -> io::Result<()> {
+        let state = self.root.join(id);
+        if !state.exists() {
+            return Ok(());
+        }
+        let mut command = self.command();
+        command.args(["delete", "--force", id]).stdout(Stdio::null()).stderr(Stdio::null());
+        if let Ok(mut child) = command.spawn()
+            && timeout(DELETE_WITHIN, child.wait()).await.is_err()
+        {
+            kill_group(&mut child).await;
+        }
+        // A runtime that was killed half-way leaves a state that it cannot read itself.
+        match tokio::fs::remove_dir_all(&state).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("--root").arg(&self.root).env_clear().stdin(Stdio::null()).process_group(0);
+        command
+    }
+}
+
+/// Where the runtime writes the pid of the container's first process.
+pub(super) fn pid_file(bundle: &Path) -> PathBuf {
+    bundle.join("pid")
+}
+
+/// Kills a runtime that does not end, with all that it started, and reaps it.
+pub(super) async fn kill_group(child: &mut Child) {
+    if let Some(pid) = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid as i32)) {
+        // It has not been reaped, so the pid, which is the group's id too, is still its own.
+        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+    }
+    let _ = child.wait().await;
+}

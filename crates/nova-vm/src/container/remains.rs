@@ -1,0 +1,201 @@
+//! Everything that one container has on the host, as a value that removes itself.
+//!
+//! All names follow from the guest's id, and every step is content to find nothing, so the same
+//! removal serves a boot that failed at any step, an orderly stop, and a dropped guest. A step that
+//! fails does not keep the next from being tried.
+use super::Host;
+use super::oci_runtime::kill_group;
+use crate::VmId;
+use crate::cgroup::Group;
+use crate::network::NetworkSlot;
+use crate::slots::Slot;
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::process::Child;
+use tokio::runtime::Handle;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
+
+/// How long a runtime that is still at work may go on before it is killed: ten times what it needs.
+/// Letting it finish is cleaner, its half-made containers are hard to tell from none.
+const RUNTIME_FINISH_WITHIN: Duration = Duration::from_secs(2);
+
+/// A guest's share of the host's identities.
+#[derive(Debug)]
+pub(super) enum Identity {
+    /// With a network.
+    Network(NetworkSlot),
+    /// For a guest without one.
+    Slot(Slot),
+}
+
+impl Identity {
+    pub fn slot(&self) -> &Slot {
+        match self {
+            Identity::Network(network) => network.slot(),
+            Identity::Slot(slot) => slot,
+        }
+    }
+}
+
+/// What there is of a guest. Dropping it removes all in the background.
+#[derive(Debug)]
+pub(super) struct Remains {
+    inner: Option<Inner>,
+    host: Arc<Host>,
+    handle: Handle,
+}
+
+#[derive(Debug)]
+struct Inner {
+    id: String,
+    cgroup: Group,
+    directory: PathBuf,
+    identity: Option<Identity>,
+    /// A step on a blocking thread, which goes on even if nobody waits for it.
+    step: Option<JoinHandle<()>>,
+    /// The OCI runtime at work.
+    runtime: Option<Child>,
+}
+
+impl Remains {
+    /// For a guest of which there is nothing yet. Must be called within a tokio runtime.
+    pub fn new(host: &Arc<Host>, vm: &VmId) -> Self {
+        let inner = Inner {
+            id: host.owner.container_id(vm),
+            cgroup: host.cgroups.group(format!("{}/{vm}", host.owner.cgroup_name())),
+            directory: host.owner.vm_dir(vm),
+            identity: None,
+            step: None,
+            runtime: None,
+        };
+        Self { inner: Some(inner), host: Arc::clone(host), handle: Handle::current() }
+    }
+
+    fn inner(&mut self) -> &mut Inner {
+        // Taken only by `clear` and `drop`, which have the value for themselves.
+        self.inner.as_mut().expect("the remains of a guest were used after they were cleared")
+    }
+
+    /// The container's id.
+    pub fn id(&mut self) -> &str {
+        &self.inner().id
+    }
+
+    /// The guest's cgroup.
+    pub fn cgroup(&mut self) -> &Group {
+        &self.inner().cgroup
+    }
+
+    /// The guest's own directory.
+    pub fn directory(&mut self) -> PathBuf {
+        self.inner().directory.clone()
+    }
+
+    /// Takes over a slot; it is given back when all else is gone.
+    pub fn hold(&mut self, identity: Identity) {
+        self.inner().identity = Some(identity);
+    }
+
+    /// Runs file work on a blocking thread. Removal waits for its end even if the caller leaves.
+    pub async fn blocking<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let (done, result) = tokio::sync::oneshot::channel();
+        self.inner().step = Some(spawn_blocking(move || {
+            // The caller may have left; removal does not need the result.
+            let _ = done.send(work());
+        }));
+        let result = result.await.ok();
+        self.inner().step = None;
+        result
+    }
+
+    /// Waits for the OCI runtime to end. Removal waits for it too, if the caller leaves.
+    pub async fn run(&mut self, runtime: Child) -> std::io::Result<std::process::ExitStatus> {
+        let status = self.inner().runtime.insert(runtime).wait().await;
+        self.inner().runtime = None;
+        status
+    }
+
+    /// Removes everything; returns when it is gone. Goes on if the caller leaves.
+    pub async fn clear(mut self) {
+        if let Some(task) = self.start_clearing() {
+            // It fails only with the runtime's own end.
+            let _ = task.await;
+        }
+    }
+
+    fn start_clearing(&mut self) -> Option<JoinHandle<()>> {
+        let inner = self.inner.take()?;
+        Some(self.host.clearing.spawn_on(inner.clear(Arc::clone(&self.host)), &self.handle))
+    }
+}
+
+impl Drop for Remains {
+    fn drop(&mut self) {
+        self.start_clearing();
+    }
+}
+
+impl Inner {
+    async fn clear(mut self, host: Arc<Host>) {
+        if let Some(step) = self.step.take() {
+            let _ = step.await;
+        }
+        if let Some(runtime) = &mut self.runtime
+            && timeout(RUNTIME_FINISH_WITHIN, runtime.wait()).await.is_err()
+        {
+            kill_group(runtime).await;
+        }
+        let id = self.id.clone();
+        let report = |what: &str, problem: &dyn Display| {
+            tracing::error!(container = id, "cannot remove {what}: {problem}");
+        };
+        let cgroup = self.cgroup.clone();
+        let killed = flat(spawn_blocking(move || cgroup.kill()).await);
+        let dead = killed.is_ok();
+        if let Err(error) = killed {
+            report("its processes", &error);
+        }
+        if let Err(error) = host.runtime.delete(&self.id).await {
+            report("its state", &error);
+        }
+        let (cgroup, directory) = (self.cgroup.clone(), self.directory.clone());
+        let files = spawn_blocking(move || {
+            (cgroup.remove().map_err(|error| error.to_string()), remove_directory(&directory))
+        });
+        match files.await {
+            Ok((cgroup, directory)) => {
+                for (what, result) in [("its cgroup", cgroup), ("its directory", directory)] {
+                    if let Err(error) = result {
+                        report(what, &error);
+                    }
+                }
+            }
+            Err(error) => report("its files", &error),
+        }
+        match self.identity.take() {
+            // Uids and address of a process that cannot be killed must not go to another guest.
+            Some(identity) if !dead => std::mem::forget(identity),
+            identity => drop(identity),
+        }
+    }
+}
+
+fn flat<E: Display>(result: Result<Result<(), E>, tokio::task::JoinError>) -> Result<(), String> {
+    match result {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn remove_directory(directory: &std::path::Path) -> Result<(), String> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
