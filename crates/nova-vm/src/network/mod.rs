@@ -1,12 +1,43 @@
 //! The network of guests: a namespace each, made ahead of need, cut off from all but what the
-//! function's policy opens.
+//! function's policy opens. [`guest`] draws the picture, [`firewall`] has the rules.
+//!
+//! Making and removing take milliseconds of blocking work in namespaces, so they happen on threads
+//! of their own: one keeps a stock of namespaces with the default policy, one removes what was
+//! dropped. [`Network::take`] usually only takes from the stock.
+//!
+//! A [`NetworkSlot`] dropped at any time, by anyone, ends in the remover's queue. `shutdown` lets
+//! the remover finish and then sweeps by name, as the reconciler does after a crash.
+mod firewall;
+mod guest;
+mod host;
+pub(crate) mod namespace;
+mod netlink;
+mod remover;
+mod resolvers;
+mod shaping;
+mod slot;
+mod stock;
+mod tap;
+
+pub(crate) use host::sweep;
+pub(crate) use netlink::Netlink;
+pub use slot::NetworkSlot;
+
 use crate::lease::Lease;
 use crate::owner::Owner;
-use crate::slots::{Slot, SlotAllocator};
+use crate::slots::{AddressRange, SlotAllocator};
+use firewall::Firewall;
+use guest::Common;
 use nova_domain::{Limits, NetworkPolicy};
-use nova_proto::NetworkSetup;
+use remover::Remover;
+use slot::Builder;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use stock::Stock;
+use tokio::sync::Semaphore;
+
+/// Namespaces made at once beside the stock's: more only wait for the kernel's one lock on links.
+const PARALLEL_MAX: usize = 4;
 
 /// How a guest is attached inside its namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,15 +53,32 @@ pub enum Attachment {
 pub struct NetworkConfig {
     /// How guests are attached.
     pub attachment: Attachment,
-    /// Resolvers that guests may ask; `None` takes those of the host's resolv.conf.
+    /// Name servers that guests may ask (port 53 only); `None` takes those of the host.
     pub resolvers: Option<Vec<Ipv4Addr>>,
-    /// Slots kept ready.
+    /// Namespaces kept ready. Each costs about 100 KiB of kernel memory.
     pub stock: usize,
 }
 
-/// Why there is no network.
-#[derive(Debug, thiserror::Error)]
+/// Why there is no network, or none for a guest.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum NetworkError {
+    /// The host uses the addresses that guests are to get.
+    #[error(
+        "network_range {range} overlaps {other} on {link}; set network_range (or \
+         NOVA_NETWORK_RANGE) to a private network that this host does not use, for example \
+         10.200.0.0/16"
+    )]
+    Overlap {
+        /// The configured range.
+        range: AddressRange,
+        /// The network that is there already.
+        other: String,
+        /// The link that it is on.
+        link: String,
+    },
+    /// Every slot is in use.
+    #[error("all network slots of this daemon are in use; lower the number of VMs")]
+    Exhausted,
     /// A step failed.
     #[error("{what}: {problem}")]
     Failed {
@@ -41,76 +89,131 @@ pub enum NetworkError {
     },
 }
 
-/// The bridge, the firewall and the stock of slots of one daemon.
+impl NetworkError {
+    fn failed(what: impl Into<String>, problem: impl std::fmt::Display) -> Self {
+        Self::Failed { what: what.into(), problem: problem.to_string() }
+    }
+}
+
+/// The bridge, the firewall and the stock of namespaces of one daemon.
 #[derive(Debug)]
 pub struct Network {
-    slots: SlotAllocator,
+    builder: Builder,
+    stock: Stock,
+    remover: Remover,
+    parallel: Arc<Semaphore>,
+    bridge: String,
 }
 
 impl Network {
-    /// Makes bridge and firewall, and starts to make slots ahead.
+    /// Makes bridge and firewall, and starts to make namespaces ahead. What an earlier run of this
+    /// owner left must be gone: see [`crate::reconcile`].
     pub async fn start(
         owner: Owner,
         lease: &Lease,
         config: NetworkConfig,
     ) -> Result<Self, NetworkError> {
-        let _ = (owner, config);
-        Ok(Self { slots: SlotAllocator::new(lease.space()) })
+        let firewall = Firewall::find()?;
+        let resolvers = config.resolvers.unwrap_or_else(resolvers::of_host);
+        if resolvers.is_empty() {
+            tracing::warn!(
+                "no name server that guests can reach in /etc/resolv.conf; set network_resolvers \
+                 (or NOVA_NETWORK_RESOLVERS)"
+            );
+        }
+        let prepared = namespace::on_thread(|| host::prepare(&owner, lease, &firewall, &resolvers));
+        let bridge = match prepared {
+            Ok(bridge) => bridge,
+            Err(error) => {
+                remover::sweep_and_log(&owner);
+                return Err(error);
+            }
+        };
+        let common = Arc::new(Common {
+            owner,
+            space: lease.space(),
+            attachment: config.attachment,
+            resolvers,
+            firewall,
+            bridge_index: bridge.index,
+            mtu: bridge.mtu,
+        });
+        let remover = Remover::start(common.clone())?;
+        let slots = SlotAllocator::new(lease.space());
+        let builder = Builder { common, slots, remover: remover.queue() };
+        let stock = Stock::start(builder.clone(), config.stock)?;
+        let parallel = Arc::new(Semaphore::new(PARALLEL_MAX));
+        Ok(Self { builder, stock, remover, parallel, bridge: bridge.name })
     }
 
-    /// Where slots come from, for guests without a network: they need their uids all the same.
+    /// Where slots come from, for guests without a namespace: they need their uids all the same.
     pub fn slots(&self) -> &SlotAllocator {
-        &self.slots
+        &self.builder.slots
     }
 
-    /// A namespace for a guest with this policy. `limits` bound the bandwidth of
-    /// [`Attachment::Interface`]; Firecracker has limiters of its own.
+    /// Name of the bridge.
+    pub fn bridge(&self) -> &str {
+        &self.bridge
+    }
+
+    /// The name servers that guests may ask.
+    pub fn resolvers(&self) -> &[Ipv4Addr] {
+        &self.builder.common.resolvers
+    }
+
+    /// How many namespaces are ready to be taken.
+    pub fn ready(&self) -> usize {
+        self.stock.ready()
+    }
+
+    /// A namespace for a guest with this policy; with [`NetworkPolicy::None`] one with nothing but
+    /// loopback. `limits` bound the bandwidth of [`Attachment::Interface`]; Firecracker limits
+    /// its own. Microseconds for the default policy while the stock lasts, else some
+    /// milliseconds. Dropping the future leaves nothing behind.
     pub async fn take(
         &self,
         policy: &NetworkPolicy,
         limits: &Limits,
     ) -> Result<NetworkSlot, NetworkError> {
-        let _ = (policy, limits);
-        Err(NetworkError::Failed { what: "network".into(), problem: "not yet".into() })
+        if *policy == NetworkPolicy::None {
+            return self.work(Builder::build_isolated).await;
+        }
+        let as_made = *policy == NetworkPolicy::Egress && !self.builder.common.shapes(limits);
+        let made = match self.stock.take() {
+            Some(slot) => slot,
+            None => self.work(Builder::build).await?,
+        };
+        if as_made {
+            return Ok(made);
+        }
+        let (policy, limits) = (policy.clone(), limits.clone());
+        self.work(move |builder| builder.adapt(made, &policy, &limits)).await
     }
 
-    /// Removes all slots, the firewall and the bridge.
-    pub async fn shutdown(self) {}
-}
-
-/// A guest's network namespace and its slot. Dropping it removes all of it; drop it only when the
-/// guest's last process is gone.
-#[derive(Debug)]
-pub struct NetworkSlot {
-    slot: Slot,
-    netns_name: String,
-    guest: Option<NetworkSetup>,
-}
-
-impl NetworkSlot {
-    /// The TAP in the namespace, for Firecracker.
-    pub const TAP: &'static str = "tap0";
-    /// The guest's MAC address on the TAP: the same in each, every guest has its own namespace.
-    pub const GUEST_MAC: &'static str = "06:00:ac:1d:ff:02";
-
-    /// The slot: its uids are those to run the guest under.
-    pub fn slot(&self) -> &Slot {
-        &self.slot
+    /// Runs blocking work away from the runtime's workers. When the caller is gone by the time it
+    /// ends, its result is dropped, which removes what it made.
+    async fn work(
+        &self,
+        work: impl FnOnce(&Builder) -> Result<NetworkSlot, NetworkError> + Send + 'static,
+    ) -> Result<NetworkSlot, NetworkError> {
+        let gone = |error: &dyn std::fmt::Display| NetworkError::failed("network slot", error);
+        let turn = self.parallel.clone().acquire_owned().await.map_err(|error| gone(&error))?;
+        let builder = self.builder.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work(&builder)
+        });
+        work.await.map_err(|error| gone(&error))?
     }
 
-    /// Name of the namespace.
-    pub fn netns_name(&self) -> &str {
-        &self.netns_name
-    }
-
-    /// Path of the namespace, for the jailer and the OCI runtime.
-    pub fn netns_path(&self) -> PathBuf {
-        Path::new("/run/netns").join(&self.netns_name)
-    }
-
-    /// What the guest is to be told at `Init`: the address inside a microVM, or for a container
-    /// what it was given already (only its resolvers are left to write). `None` without a network.
-    pub fn guest(&self) -> Option<&NetworkSetup> {
-        self.guest.as_ref()
+    /// Removes all slots, the firewall and the bridge. Slots that somebody still holds lose their
+    /// network: stop the guests first.
+    pub async fn shutdown(self) {
+        let Self { stock, remover, .. } = self;
+        // Blocks for the milliseconds of the one that is being made.
+        if tokio::task::spawn_blocking(move || drop(stock)).await.is_err() {
+            tracing::warn!("the stock of network slots could not be closed");
+        }
+        remover.finish().await;
     }
 }

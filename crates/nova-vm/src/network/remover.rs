@@ -1,0 +1,95 @@
+//! The thread that removes what was dropped, so that dropping is instant wherever it happens.
+use super::guest::Common;
+use super::netlink::Netlink;
+use super::{NetworkError, host, namespace};
+use crate::owner::Owner;
+use crate::slots::Slot;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::oneshot;
+
+/// Something to do for the remover. The queue is not bounded itself, but its entries are slots.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Remove the namespace and links of this slot, then give it back.
+    Remove(Slot),
+    /// Remove everything of the owner, answer, and end.
+    Finish(oneshot::Sender<()>),
+}
+
+/// The way to the thread.
+#[derive(Debug)]
+pub(super) struct Remover {
+    queue: Sender<Job>,
+}
+
+impl Remover {
+    /// Starts the thread, in the caller's namespace.
+    pub(super) fn start(common: Arc<Common>) -> Result<Self, NetworkError> {
+        let (queue, jobs) = channel();
+        std::thread::Builder::new()
+            .name("nova-netns-remover".to_owned())
+            .spawn(move || run(&common, &jobs))
+            .map_err(|error| NetworkError::failed("the thread that removes namespaces", error))?;
+        Ok(Self { queue })
+    }
+
+    /// Where dropped slots go.
+    pub(super) fn queue(&self) -> Sender<Job> {
+        self.queue.clone()
+    }
+
+    /// Waits until all that was dropped is removed, then removes everything of the owner.
+    pub(super) async fn finish(self) {
+        let (done, finished) = oneshot::channel();
+        if self.queue.send(Job::Finish(done)).is_ok() {
+            // An error means that the thread has ended, which it does after sweeping only.
+            let _ = finished.await;
+        }
+    }
+}
+
+/// Ends with `Finish`, or when nobody is left who could drop a slot.
+fn run(common: &Common, jobs: &Receiver<Job>) {
+    let done = loop {
+        match jobs.recv() {
+            Ok(Job::Remove(slot)) => remove(common, slot),
+            Ok(Job::Finish(done)) => break Some(done),
+            Err(_) => break None,
+        }
+    };
+    sweep_and_log(&common.owner);
+    if let Some(done) = done {
+        // Nobody waiting is fine: the work is done.
+        let _ = done.send(());
+    }
+}
+
+/// Every step is tried. A slot of which something is left is not used again in this run.
+fn remove(common: &Common, slot: Slot) {
+    let number = slot.number();
+    let netlink = Netlink::open();
+    let with = |step: &dyn Fn(&Netlink) -> Result<(), NetworkError>| {
+        netlink.as_ref().map_err(NetworkError::clone).and_then(step)
+    };
+    let steps = [
+        with(&|netlink| netlink.delete_link(&common.owner.link_name(number)).map(|_| ())),
+        with(&|netlink| netlink.delete_neighbour(common.bridge_index, slot.address())),
+        namespace::remove(&common.owner.netns_name(number)),
+    ];
+    let problems: Vec<String> =
+        steps.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect();
+    if !problems.is_empty() {
+        tracing::warn!(slot = number, ?problems, "a network slot could not be removed");
+        slot.quarantine();
+    }
+}
+
+/// Removes everything of the owner by name, on a thread of its own.
+pub(super) fn sweep_and_log(owner: &Owner) {
+    match namespace::on_thread(|| Ok(host::sweep(owner))) {
+        Ok((_, problems)) if problems.is_empty() => {}
+        Ok((_, problems)) => tracing::warn!(?problems, "some of the network could not be removed"),
+        Err(error) => tracing::warn!(%error, "the network could not be removed"),
+    }
+}
