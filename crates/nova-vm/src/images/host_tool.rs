@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
 
 /// Where programs of the administrator are; often not in an ordinary user's PATH.
@@ -84,7 +85,52 @@ pub(crate) async fn run(command: &mut Command) -> Result<Vec<u8>, ToolError> {
     check(tool, output)
 }
 
-fn check(tool: String, output: Output) -> Result<Vec<u8>, ToolError> {
+/// Runs a command to its end, handing on each line of its standard output as it comes.
+pub(crate) async fn run_with_lines(
+    command: &mut Command,
+    mut on_line: impl FnMut(&str),
+) -> Result<(), ToolError> {
+    let tool = name_of(command);
+    let failed_start = |source| ToolError::Start { tool: tool.clone(), source };
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(failed_start)?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let lines = async {
+        let mut last = String::new();
+        if let Some(stdout) = stdout {
+            let mut lines = BufReader::new(stdout).lines();
+            while let Some(line) = lines.next_line().await? {
+                on_line(&line);
+                last = line;
+            }
+        }
+        Ok::<_, std::io::Error>(last)
+    };
+    let complaint = async {
+        let mut complaint = Vec::new();
+        if let Some(mut stderr) = stderr {
+            let mut piece = [0; 4096];
+            loop {
+                let read = stderr.read(&mut piece).await?;
+                if read == 0 {
+                    break;
+                }
+                // Only the end is ever shown: twice that much is enough to hold.
+                if complaint.len() > COMPLAINT_MAX_BYTES {
+                    complaint.drain(..complaint.len() - COMPLAINT_MAX_BYTES);
+                }
+                complaint.extend_from_slice(&piece[..read]);
+            }
+        }
+        Ok::<_, std::io::Error>(complaint)
+    };
+    let (last_line, stderr) = tokio::try_join!(lines, complaint).map_err(failed_start)?;
+    let status = child.wait().await.map_err(failed_start)?;
+    check(tool, Output { status, stdout: last_line.into_bytes(), stderr }).map(|_| ())
+}
+
+/// The standard output of a program that succeeded, or why it failed.
+pub(crate) fn check(tool: String, output: Output) -> Result<Vec<u8>, ToolError> {
     if output.status.success() {
         return Ok(output.stdout);
     }

@@ -4,14 +4,18 @@
 //! what a backend mounts. The rest makes and finds the host's own artefacts.
 mod artifacts;
 pub mod code;
+mod debian;
 mod erofs;
 mod files;
 mod host_tool;
+mod install;
 mod progress;
 mod runtime;
 
 pub use artifacts::{Artifacts, FirecrackerFiles, KernelFiles, MissingArtifact};
+pub use debian::DebianError;
 pub use host_tool::ToolError;
+pub use install::{InstallError, Installer};
 pub use progress::{Progress, Silent};
 pub use runtime::{
     Example, Manifest, ManifestError, ModeRecipe, RuntimeCatalog, RuntimeRecord, shipped_manifests,

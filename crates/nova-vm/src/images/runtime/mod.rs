@@ -5,8 +5,9 @@ mod record;
 mod shipped;
 
 pub use catalog::RuntimeCatalog;
+pub(crate) use catalog::read_record;
 pub(crate) use manifest::{ImageRecipe, Step};
 pub use manifest::{Manifest, ManifestError, ModeRecipe};
 pub use record::RuntimeRecord;
-pub(crate) use shipped::common_recipe;
+pub(crate) use shipped::{CommonRecipe, common_recipe, recipe_texts};
 pub use shipped::{Example, shipped_manifests};

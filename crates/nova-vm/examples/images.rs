@@ -1,0 +1,40 @@
+//! Makes artefacts without a daemon: `images add DATA_DIR RUNTIME...` or `images remove DATA_DIR RUNTIME`.
+use nova_domain::RuntimeId;
+use nova_vm::images::{Installer, Progress};
+use std::error::Error;
+use std::path::Path;
+
+struct Lines;
+
+impl Progress for Lines {
+    fn step(&self, what: &str) {
+        eprintln!("  {what}");
+    }
+
+    fn percent(&self, _: f32) {}
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["add", data_dir, runtimes @ ..] if !runtimes.is_empty() => {
+            for runtime in runtimes {
+                eprintln!("{runtime}");
+                let installer = Installer::new(Path::new(data_dir));
+                let record = installer.add_runtime(&RuntimeId::parse(runtime)?, &Lines).await?;
+                println!(
+                    "{} {} {} bytes",
+                    record.image.id, record.image.version, record.image.size
+                );
+            }
+        }
+        ["remove", data_dir, runtime] => {
+            let installer = Installer::new(Path::new(data_dir));
+            installer.remove_runtime(&RuntimeId::parse(runtime)?).await?;
+        }
+        _ => return Err("images add DATA_DIR RUNTIME... | remove DATA_DIR RUNTIME".into()),
+    }
+    Ok(())
+}

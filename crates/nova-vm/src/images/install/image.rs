@@ -1,0 +1,215 @@
+//! `nova runtime add` and `remove`: the image of one runtime.
+use super::tree::Tree;
+use super::{InstallError, Installer};
+use crate::images::debian::{Apt, Package};
+use crate::images::erofs::{self, Compression};
+use crate::images::files::{sha256_of, write_atomically};
+use crate::images::progress::Progress;
+use crate::images::runtime::{
+    CommonRecipe, Manifest, RuntimeRecord, common_recipe, read_record, recipe_texts,
+    shipped_manifests,
+};
+use nova_domain::{RuntimeId, RuntimeImage};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+/// Part of each recipe's hash: raised when images come out differently though no manifest changed.
+const BUILDER_VERSION: u32 = 1;
+
+impl Installer {
+    /// Makes the image of a shipped runtime, named by its id or an alias. One that is there and whole,
+    /// made by the same recipe, is returned at once.
+    pub async fn add_runtime(
+        &self,
+        id: &RuntimeId,
+        progress: &dyn Progress,
+    ) -> Result<RuntimeRecord, InstallError> {
+        let manifest = find_manifest(id)?;
+        let recipe = recipe_hash(&manifest)?;
+        if let Some(installed) = self.installed(&manifest.id, &recipe) {
+            return Ok(installed);
+        }
+        let lock = self.begin(progress).await?;
+        // Another process may have made it while we waited.
+        if let Some(installed) = self.installed(&manifest.id, &recipe) {
+            return Ok(installed);
+        }
+        let common = common_recipe()?;
+        let apt = self.apt(progress).await?;
+        let packages = choose_packages(&apt, &common, &manifest).await?;
+        let files = apt.download(&packages, progress).await?;
+        let workshop = self.workshop()?;
+        let tree =
+            build_tree(workshop.path().join("tree"), &files, &common, &manifest, progress).await?;
+        progress.step("writing the image");
+        let image = workshop.path().join("image");
+        erofs::write(tree.root(), &image, Compression::Lz4hc).await?;
+        let record = self.publish(&manifest, recipe, &packages, &image).await?;
+        // A tree of ten thousand files takes a moment to remove: not on this thread.
+        tokio::task::spawn_blocking(move || drop(workshop)).await.map_err(InstallError::task)?;
+        drop(lock);
+        Ok(record)
+    }
+
+    /// Removes a runtime, named by its id or an alias, and its image, unless another runtime has the
+    /// same one. Guests that run keep the open file.
+    pub async fn remove_runtime(&self, id: &RuntimeId) -> Result<(), InstallError> {
+        let _lock = self.begin(&crate::images::progress::Silent).await?;
+        let id = find_manifest(id).map_or_else(|_| id.clone(), |manifest| manifest.id);
+        let path = self.record_path(&id);
+        let Ok(record) = read_record(&path) else {
+            return Err(InstallError::NotInstalled(id.to_string()));
+        };
+        std::fs::remove_file(&path).map_err(InstallError::file(&path))?;
+        self.remove_if_unused(&record.image.digest)
+    }
+
+    /// Removes an image that no record names any more.
+    fn remove_if_unused(&self, digest: &str) -> Result<(), InstallError> {
+        let directory = self.artifacts.join("images");
+        for entry in std::fs::read_dir(&directory).map_err(InstallError::file(&directory))? {
+            let path = entry.map_err(InstallError::file(&directory))?.path();
+            let is_record = path.extension().is_some_and(|extension| extension == "json");
+            if is_record && read_record(&path).is_ok_and(|record| record.image.digest == digest) {
+                return Ok(());
+            }
+        }
+        let image = self.image_path(digest);
+        std::fs::remove_file(&image).map_err(InstallError::file(&image))
+    }
+
+    /// Gives the image its name and writes its record. The record is last: what it names is there.
+    async fn publish(
+        &self,
+        manifest: &Manifest,
+        recipe: String,
+        packages: &[Package],
+        image: &Path,
+    ) -> Result<RuntimeRecord, InstallError> {
+        let unnamed = image.to_owned();
+        let digest = tokio::task::spawn_blocking(move || {
+            let digest = sha256_of(&unnamed)?;
+            std::fs::set_permissions(
+                &unnamed,
+                std::os::unix::fs::PermissionsExt::from_mode(0o644),
+            )?;
+            std::fs::File::open(&unnamed)?.sync_all()?;
+            Ok(digest)
+        });
+        let digest =
+            digest.await.map_err(InstallError::task)?.map_err(InstallError::file(image))?;
+        let size = image.metadata().map_err(InstallError::file(image))?.len();
+        let named = self.image_path(&digest);
+        std::fs::rename(image, &named).map_err(InstallError::file(&named))?;
+        let previous = read_record(&self.record_path(&manifest.id)).ok();
+        let versioned = packages.iter().find(|package| package.name == manifest.version_of);
+        let record = RuntimeRecord {
+            image: RuntimeImage {
+                id: manifest.id.clone(),
+                version: versioned
+                    .map(|package| package.upstream_version())
+                    .unwrap_or_default()
+                    .into(),
+                digest,
+                size,
+                commands: manifest
+                    .modes
+                    .iter()
+                    .map(|(mode, recipe)| (*mode, recipe.command.clone()))
+                    .collect(),
+                env: manifest.env.clone(),
+                memory_min_mb: manifest.memory_min_mb,
+            },
+            aliases: manifest.aliases.clone(),
+            recipe,
+            packages: packages.iter().map(Package::pinned).collect(),
+        };
+        let path = self.record_path(&manifest.id);
+        let text = serde_json::to_vec_pretty(&record)
+            .map_err(|error| InstallError::Unexpected(format!("{}: {error}", path.display())))?;
+        write_atomically(&path, &text, 0o644).map_err(InstallError::file(&path))?;
+        if let Some(previous) = previous {
+            self.remove_if_unused(&previous.image.digest)?;
+        }
+        Ok(record)
+    }
+
+    /// The installed runtime, if it is whole and was made by this recipe.
+    fn installed(&self, id: &RuntimeId, recipe: &str) -> Option<RuntimeRecord> {
+        read_record(&self.record_path(id)).ok().filter(|record| record.recipe == recipe)
+    }
+
+    fn record_path(&self, id: &RuntimeId) -> PathBuf {
+        self.artifacts.join("images").join(format!("{id}.json"))
+    }
+
+    fn image_path(&self, digest: &str) -> PathBuf {
+        self.artifacts.join("images").join(format!("{digest}.erofs"))
+    }
+}
+
+fn find_manifest(id: &RuntimeId) -> Result<Manifest, InstallError> {
+    let manifests = shipped_manifests()?;
+    let names: Vec<String> = manifests.iter().map(|manifest| manifest.id.to_string()).collect();
+    manifests
+        .into_iter()
+        .find(|manifest| manifest.id == *id || manifest.aliases.contains(id))
+        .ok_or_else(|| InstallError::UnknownRuntime {
+            id: id.to_string(),
+            shipped: names.join(", "),
+        })
+}
+
+fn recipe_hash(manifest: &Manifest) -> Result<String, InstallError> {
+    let mut hasher = Sha256::new();
+    hasher.update(BUILDER_VERSION.to_be_bytes());
+    for text in recipe_texts(manifest)? {
+        hasher.update((text.len() as u64).to_be_bytes());
+        hasher.update(text);
+    }
+    Ok(hex::encode(hasher.finalize()))
+}
+
+/// The language's packages with their dependencies, and those that all images have, without.
+async fn choose_packages(
+    apt: &Apt,
+    common: &CommonRecipe,
+    manifest: &Manifest,
+) -> Result<Vec<Package>, InstallError> {
+    let wanted = &manifest.image.packages;
+    let mut packages = apt.resolve(wanted).await?;
+    packages
+        .retain(|package| !common.omit.contains(&package.name) || wanted.contains(&package.name));
+    let missing = |name: &&String| !packages.iter().any(|package| package.name == **name);
+    let added: Vec<String> = common.packages.iter().filter(missing).cloned().collect();
+    packages.extend(apt.describe(&added).await?);
+    packages.sort_by(|a, b| a.name.cmp(&b.name));
+    if !packages.iter().any(|package| package.name == manifest.version_of) {
+        let problem = format!("version_of = `{}` is none of its packages", manifest.version_of);
+        let folder = manifest.id.to_string();
+        return Err(crate::images::runtime::ManifestError { folder, problem }.into());
+    }
+    Ok(packages)
+}
+
+async fn build_tree(
+    root: PathBuf,
+    files: &[PathBuf],
+    common: &CommonRecipe,
+    manifest: &Manifest,
+    progress: &dyn Progress,
+) -> Result<Tree, InstallError> {
+    progress.step(&format!("unpacking {} packages", files.len()));
+    let tree = Tree::new(root.clone()).map_err(InstallError::file(&root))?;
+    for (number, file) in files.iter().enumerate() {
+        progress.percent(100.0 * number as f32 / files.len() as f32);
+        tree.unpack(file).await?;
+    }
+    tree.complete(common, &manifest.image).map_err(InstallError::file(&root))?;
+    for step in &manifest.image.steps {
+        progress.step(&format!("running {}", step.command.first().map_or("", String::as_str)));
+        tree.run(step).await?;
+    }
+    tree.normalise_modes().map_err(InstallError::file(&root))?;
+    Ok(tree)
+}

@@ -1,0 +1,35 @@
+//! One installation at a time per data directory, across processes: the daemon and a command line may
+//! both be asked. The lock is an open file, so a crash releases it.
+use super::InstallError;
+use crate::images::progress::Progress;
+use std::fs::{File, TryLockError};
+use std::path::Path;
+use std::time::Duration;
+
+/// How often a taken lock is tried again: what holds it takes seconds to minutes.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Held while an installation runs.
+#[derive(Debug)]
+pub(super) struct InstallLock {
+    _file: File,
+}
+
+impl InstallLock {
+    pub(super) async fn take(path: &Path, progress: &dyn Progress) -> Result<Self, InstallError> {
+        let file = File::create(path).map_err(InstallError::file(path))?;
+        let mut told = false;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self { _file: file }),
+                Err(TryLockError::WouldBlock) if told => {}
+                Err(TryLockError::WouldBlock) => {
+                    progress.step("waiting for another installation here to end");
+                    told = true;
+                }
+                Err(TryLockError::Error(error)) => return Err(InstallError::file(path)(error)),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}

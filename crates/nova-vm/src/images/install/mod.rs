@@ -1,0 +1,72 @@
+//! Makes the host's artefacts: runtime images, the guest kernel, Firecracker.
+//!
+//! ```text
+//! manifest ─▶ packages ─▶ tree ─▶ EROFS ─▶ SHA-256 ─▶ images/<digest>.erofs + images/<id>.json
+//!             (cached)    (temporary)       (renamed into place: whole or not there)
+//! ```
+//! One installation runs at a time per data directory, held by a lock file. What an interrupted one
+//! left half made is removed by the next; what it had downloaded is used.
+mod error;
+mod image;
+mod lock;
+mod tree;
+
+pub use error::InstallError;
+
+use super::artifacts::Artifacts;
+use super::debian::Apt;
+use super::files::remove_prefixed;
+use super::progress::Progress;
+use super::runtime::common_recipe;
+use lock::InstallLock;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// Prefix of what is not finished.
+const MAKING_PREFIX: &str = ".making-";
+
+/// Installs artefacts into one data directory.
+#[derive(Debug, Clone)]
+pub struct Installer {
+    artifacts: PathBuf,
+    cache: PathBuf,
+    debian_mirror: Option<String>,
+}
+
+impl Installer {
+    /// For the data directory `data_dir`: artefacts go to its `artifacts`, downloads to its `cache`.
+    /// `NOVA_DEBIAN_MIRROR` names a mirror to use instead of the one in the host's apt configuration.
+    pub fn new(data_dir: &Path) -> Self {
+        Self {
+            artifacts: Artifacts::new(data_dir, None, None).own().to_owned(),
+            cache: data_dir.join("cache"),
+            debian_mirror: std::env::var(super::debian::MIRROR_VARIABLE).ok(),
+        }
+    }
+
+    /// Waits until no other installation runs here, then clears what a crashed one left.
+    async fn begin(&self, progress: &dyn Progress) -> Result<InstallLock, InstallError> {
+        for directory in ["images", "kernel", "bin"].map(|name| self.artifacts.join(name)) {
+            std::fs::create_dir_all(&directory).map_err(InstallError::file(&directory))?;
+        }
+        std::fs::create_dir_all(&self.cache).map_err(InstallError::file(&self.cache))?;
+        let lock = InstallLock::take(&self.cache.join("lock"), progress).await?;
+        for directory in ["", "images", "kernel", "bin"].map(|name| self.artifacts.join(name)) {
+            remove_prefixed(&directory, MAKING_PREFIX).map_err(InstallError::file(&directory))?;
+        }
+        Ok(lock)
+    }
+
+    /// A directory beside the artefacts, so that what is made there can be renamed into place. It is
+    /// removed when dropped.
+    fn workshop(&self) -> Result<TempDir, InstallError> {
+        let made = tempfile::Builder::new().prefix(MAKING_PREFIX).tempdir_in(&self.artifacts);
+        made.map_err(InstallError::file(&self.artifacts))
+    }
+
+    async fn apt(&self, progress: &dyn Progress) -> Result<Apt, InstallError> {
+        let (recipe, directory) = (common_recipe()?, self.cache.join("apt"));
+        let mirror = self.debian_mirror.as_deref();
+        Ok(Apt::open(&directory, &recipe, mirror, progress).await?)
+    }
+}
