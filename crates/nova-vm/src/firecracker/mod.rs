@@ -219,12 +219,11 @@ impl FirecrackerDriver {
             what: format!("code of function {}", spec.function),
             problem: error.to_string(),
         })?;
-        let image = self.catalog.image_path(&spec.image_digest).ok_or_else(|| {
-            BootError::Artifact {
+        let image =
+            self.catalog.image_path(&spec.image_digest).ok_or_else(|| BootError::Artifact {
                 what: format!("runtime image {}", spec.image_digest),
                 problem: "it is not installed any more; `nova runtime add` brings it back".into(),
-            }
-        })?;
+            })?;
         let config = &self.host.config;
         Ok(Files {
             kernel: config.kernel.clone(),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// Memory that a guest needs beside the function's, MiB: the stock kernel and its tables, the
 /// unpacked initramfs, the agent. Its segments alone fill 46 MiB; see `docs/operating.md`.
-pub(crate) const GUEST_OVERHEAD_MB: u32 = 80;
+pub const GUEST_OVERHEAD_MB: u32 = 80;
 
 /// Memory of the VMM outside its guest's, MiB: its heap and stacks, buffers of its devices, the page
 /// tables of the guest, and what of the drives' files is not in the page cache yet.

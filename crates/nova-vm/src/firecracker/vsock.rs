@@ -79,9 +79,11 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_is_not_ok_is_refused() {
-        for (answer, expected) in
-            [("", "end of file"), ("NO\n", "not OK"), ("OK 11111111111111111111111111\n", "too long")]
-        {
+        for (answer, expected) in [
+            ("", "end of file"),
+            ("NO\n", "not OK"),
+            ("OK 11111111111111111111111111\n", "too long"),
+        ] {
             let (ours, mut theirs) = UnixStream::pair().unwrap();
             theirs.write_all(answer.as_bytes()).await.unwrap();
             theirs.shutdown().await.unwrap();
