@@ -1,6 +1,6 @@
 //! Messages: what a frame's payload means, by its type number.
 use crate::{CHUNK_MAX_BYTES, Frame, FrameError, Init, Ready, base64_bytes};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 /// Everything that travels. The numbers are the wire's `type` and never change meaning.
@@ -47,7 +47,7 @@ pub struct Exec {
 
 /// The answer to a request. Exactly one per Init, Exec, Ping, Stop and Reconfigure.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Reply {
     /// To Init: the machine is set up.
     Ready(Ready),
@@ -65,8 +65,8 @@ pub enum Reply {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExecReport {
-    /// The function's result, raw JSON; `None` when `error` says why there is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The function's result, raw JSON (`null` is one); `None` when `error` says why there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub output: Option<Box<RawValue>>,
     /// The function's failure. The guest itself is healthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -96,7 +96,7 @@ pub struct FunctionError {
     /// One or two sentences for the function's author, at most 8 KiB.
     pub message: String,
     /// The value that a `persistent` function answered under `error`, if that is what happened.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub detail: Option<serde_json::Value>,
 }
 
@@ -301,7 +301,18 @@ impl Message {
 
 /// The payload of messages that carry nothing: `{}`.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Empty {}
+
+/// A field that is there has a value, even where that value is JSON's `null`. Without this, serde
+/// reads a function's result of `null` as no result at all.
+fn present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
 
 fn parse<'a, T: Deserialize<'a>>(frame: &'a Frame) -> Result<T, MessageError> {
     serde_json::from_str(frame.payload.get())

@@ -1,0 +1,285 @@
+//! Serves the host: takes its connections, feeds the session, carries out what it says.
+//!
+//! One connection counts at a time, the latest: after a snapshot restore the old one is dead without
+//! knowing it. Losing a connection cancels its calls, for nobody waits for them; the machine lives on.
+use crate::call::{Call, CancelHandle};
+use crate::event::Event;
+use crate::listen::Listener;
+use crate::machine::Machine;
+use crate::outgoing::Outgoing;
+use crate::persistent::Persistent;
+use crate::place::Place;
+use crate::reaper::Reaper;
+use crate::session::{Action, Session};
+use crate::{process, set_up};
+use nova_proto::{
+    Exec, FrameDecoder, Init, Message, Mode, PROTOCOL_VERSION, Ready, Refusal, RefusalKind, Reply,
+};
+use std::collections::HashMap;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long an accept that failed is left alone, so that a lasting failure does not spin.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// How long the answer to Stop may take to leave.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How many bytes are read from the host at a time.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Everything that outlives a connection.
+pub struct Server {
+    place: Place,
+    reaper: Arc<Reaper>,
+    session: Mutex<Session>,
+    /// Signalled when a call has ended.
+    call_ended: Condvar,
+    running: Mutex<HashMap<u64, CancelHandle>>,
+    runner: OnceLock<Runner>,
+}
+
+/// How calls are run, known from Init on.
+enum Runner {
+    Process(Arc<Machine>),
+    Persistent(Persistent),
+}
+
+impl Server {
+    /// A server of a guest in this place.
+    pub fn new(place: Place, reaper: Arc<Reaper>) -> Arc<Self> {
+        Arc::new(Self {
+            place,
+            reaper,
+            session: Mutex::new(Session::new()),
+            call_ended: Condvar::new(),
+            running: Mutex::default(),
+            runner: OnceLock::new(),
+        })
+    }
+
+    /// Takes connections for ever; the process ends by Stop.
+    pub fn serve(self: Arc<Self>, listener: &Listener) -> ! {
+        let mut current: Option<(Arc<Outgoing>, JoinHandle<()>)> = None;
+        loop {
+            match listener.accept() {
+                Ok(stream) => {
+                    if let Some((outgoing, reader)) = current.take() {
+                        outgoing.close();
+                        // Its panics are caught inside.
+                        let _ = reader.join();
+                    }
+                    match self.clone().connect(stream) {
+                        Ok(connection) => current = Some(connection),
+                        Err(error) => eprintln!("nova-agent: cannot serve a connection: {error}"),
+                    }
+                }
+                Err(error) => {
+                    eprintln!("nova-agent: cannot accept a connection: {error}");
+                    std::thread::sleep(ACCEPT_RETRY);
+                }
+            }
+        }
+    }
+
+    /// Starts the two threads of a connection.
+    fn connect(
+        self: Arc<Self>,
+        stream: UnixStream,
+    ) -> std::io::Result<(Arc<Outgoing>, JoinHandle<()>)> {
+        let outgoing = Arc::new(Outgoing::new(stream.try_clone()?));
+        let writer = outgoing.clone();
+        std::thread::Builder::new().name("writer".into()).spawn(move || {
+            // A panic is reported by the hook; without a writer the connection is of no use.
+            let _ = catch_unwind(AssertUnwindSafe(|| writer.write_until_closed()));
+            writer.close();
+        })?;
+        let for_reader = outgoing.clone();
+        let reader = std::thread::Builder::new().name("reader".into()).spawn(move || {
+            let read = AssertUnwindSafe(|| self.read_until_closed(&stream, &for_reader));
+            let _ = catch_unwind(read);
+            for_reader.close();
+            self.disconnected();
+        })?;
+        Ok((outgoing, reader))
+    }
+
+    fn read_until_closed(self: &Arc<Self>, mut stream: &UnixStream, outgoing: &Arc<Outgoing>) {
+        let mut decoder = FrameDecoder::default();
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            let length = match stream.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(length) => length,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(_) => return,
+            };
+            decoder.push(&buffer[..length]);
+            loop {
+                match decoder.next_frame() {
+                    Ok(Some(frame)) => match Message::decode(&frame) {
+                        Ok(message) => self.receive(frame.id, message, outgoing),
+                        Err(error) => outgoing.send_control(frame.id, malformed(&error)),
+                    },
+                    Ok(None) => break,
+                    Err(error) => {
+                        eprintln!("nova-agent: closing a connection: {error}");
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn receive(self: &Arc<Self>, id: u64, message: Message, outgoing: &Arc<Outgoing>) {
+        let actions = self.session().on_message(id, message);
+        for action in actions {
+            self.carry_out(action, outgoing);
+        }
+    }
+
+    fn carry_out(self: &Arc<Self>, action: Action, outgoing: &Arc<Outgoing>) {
+        match action {
+            Action::SetUp { id, init } => outgoing.send_control(id, self.set_up(*init)),
+            Action::Run { id, exec } => self.run(id, exec, outgoing),
+            Action::Cancel { id } => self.cancel(id),
+            Action::Reconfigure { id, reconfigure } => {
+                let reply = match self.place.reconfigure(&reconfigure) {
+                    Ok(()) => Reply::Pong {},
+                    Err(message) => refused(RefusalKind::SetupFailed, message),
+                };
+                outgoing.send_control(id, reply);
+            }
+            Action::Reply { id, reply } => outgoing.send_control(id, reply),
+            Action::PowerOff => {
+                outgoing.drain(FAREWELL);
+                self.reaper.kill_all();
+                self.place.power_off();
+            }
+        }
+    }
+
+    /// Becomes the machine that the host describes.
+    fn set_up(&self, init: Init) -> Reply {
+        let started = Instant::now();
+        let made = set_up::machine(&self.place, init, self.reaper.clone())
+            .and_then(|machine| Ok((machine.slots(), Runner::new(Arc::new(machine))?)));
+        match made {
+            Ok((slots, runner)) => {
+                // The session lets one Init through.
+                let _ = self.runner.set(runner);
+                self.session().set_up_finished(Ok(slots));
+                Reply::Ready(Ready {
+                    protocol: PROTOCOL_VERSION,
+                    agent_version: env!("CARGO_PKG_VERSION").into(),
+                    init_us: started.elapsed().as_micros() as u64,
+                })
+            }
+            Err(message) => {
+                eprintln!("nova-agent: set-up failed: {message}");
+                self.session().set_up_finished(Err(()));
+                refused(RefusalKind::SetupFailed, message)
+            }
+        }
+    }
+
+    fn run(self: &Arc<Self>, id: u64, exec: Exec, outgoing: &Arc<Outgoing>) {
+        let server = self.clone();
+        let free_slot = Box::new(move || {
+            server.running().remove(&id);
+            server.session().finished(id);
+            server.call_ended.notify_all();
+        });
+        let Some(runner) = self.runner.get() else {
+            free_slot();
+            let message = "the machine is not set up";
+            return outgoing.send_control(id, refused(RefusalKind::WrongState, message));
+        };
+        let event = match runner.event() {
+            Ok(event) => event,
+            Err(error) => {
+                free_slot();
+                let message = format!("cannot make an event: {error}");
+                return outgoing.send_control(id, refused(RefusalKind::SetupFailed, message));
+            }
+        };
+        let (call, handle) = Call::new(id, exec, outgoing.clone(), event.clone(), free_slot);
+        self.running().insert(id, handle);
+        match runner {
+            Runner::Persistent(persistent) => persistent.run(call),
+            Runner::Process(machine) => {
+                let machine = machine.clone();
+                let run = move || {
+                    // A panic drops the call, which answers; what it started must not live on.
+                    let attempt = AssertUnwindSafe(|| process::run(&machine, call, event));
+                    if catch_unwind(attempt).is_err() {
+                        machine.reaper.kill_all();
+                    }
+                };
+                // Without a thread the call is dropped, and answers so.
+                if let Err(error) = std::thread::Builder::new().name("call".into()).spawn(run) {
+                    eprintln!("nova-agent: cannot start a thread for a call: {error}");
+                }
+            }
+        }
+    }
+
+    fn cancel(&self, id: u64) {
+        if let Some(handle) = self.running().get(&id) {
+            handle.cancel();
+        }
+    }
+
+    /// Ends what runs, so that the next connection finds its slots free.
+    fn disconnected(&self) {
+        let mut session = self.session();
+        for action in session.on_disconnect() {
+            if let Action::Cancel { id } = action {
+                self.cancel(id);
+            }
+        }
+        while !session.is_idle() {
+            session = self.call_ended.wait(session).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn session(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<u64, CancelHandle>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Runner {
+    fn new(machine: Arc<Machine>) -> Result<Self, String> {
+        Ok(match machine.function.mode {
+            Mode::Process => Self::Process(machine),
+            Mode::Persistent => Self::Persistent(
+                Persistent::start(machine).map_err(|error| format!("start a thread: {error}"))?,
+            ),
+        })
+    }
+
+    /// What wakes whoever runs the next call.
+    fn event(&self) -> std::io::Result<Arc<Event>> {
+        match self {
+            Self::Process(_) => Ok(Arc::new(Event::new()?)),
+            Self::Persistent(persistent) => Ok(persistent.event()),
+        }
+    }
+}
+
+fn refused(kind: RefusalKind, message: impl Into<String>) -> Reply {
+    Reply::Refused(Refusal { kind, message: message.into() })
+}
+
+fn malformed(error: &nova_proto::MessageError) -> Reply {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+    refused(RefusalKind::Malformed, format!("{error}{}", cause.unwrap_or_default()))
+}
