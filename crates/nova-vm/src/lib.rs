@@ -2,6 +2,7 @@
 //! isolated guests, the network they get, the images they boot from, and the line to the agent in
 //! them. The engine above sees the two traits of [`driver`] and plain data.
 pub mod agent_line;
+pub mod backend;
 pub mod cgroup;
 pub mod container;
 pub mod driver;

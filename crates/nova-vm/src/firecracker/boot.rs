@@ -199,20 +199,22 @@ impl Base {
         let Some(vmm) = &self.belongings.vmm else {
             return Err(failed(phase, "there is no process"));
         };
-        let problem = tokio::select! {
+        let (problem, ended) = tokio::select! {
             result = timeout_at(self.deadline, step) => match result {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(error)) => {
                     match tokio::time::timeout(EXPLANATION_TIMEOUT, vmm.exited()).await {
-                        Ok(how) => format!("{error}; firecracker {how}"),
-                        Err(_) => error.to_string(),
+                        Ok(how) => (format!("{error}; firecracker {how}"), true),
+                        Err(_) => (error.to_string(), false),
                     }
                 }
-                Err(_) => format!("not done within {} ms", self.timeout_ms()),
+                Err(_) => (format!("not done within {} ms", self.timeout_ms()), false),
             },
-            how = vmm.exited() => format!("firecracker {how}"),
+            how = vmm.exited() => (format!("firecracker {how}"), true),
         };
-        vmm.console.ended(EXPLANATION_TIMEOUT).await;
+        if ended {
+            vmm.console.ended(EXPLANATION_TIMEOUT).await;
+        }
         Err(failed(phase, format_args!("{problem}; console ends with: {}", vmm.console.quote())))
     }
 

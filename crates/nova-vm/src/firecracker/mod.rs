@@ -27,6 +27,7 @@ use self::boot::{Files, Prepared};
 use self::jail::SharedFiles;
 use self::plan::{CODE_DEVICE, IMAGE_DEVICE, Nic, Plan, VMM_OVERHEAD_MB};
 use crate::agent_line::AgentLine;
+use crate::backend::remember_firecracker;
 use crate::cgroup::Cgroups;
 use crate::driver::{
     BootError, EventSink, ExecError, ExecRequest, MicroVm, VmDriver, VmId, VmSpec,
@@ -41,6 +42,7 @@ use nova_domain::NetworkPolicy;
 use nova_proto::{CgroupSetup, ExecReport, Init, PROTOCOL_VERSION, Rootfs};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
@@ -169,6 +171,7 @@ pub struct FirecrackerDriver {
     network: Option<Arc<Network>>,
     catalog: Arc<RuntimeCatalog>,
     code: Arc<CodeImages>,
+    is_remembered: AtomicBool,
 }
 
 impl FirecrackerDriver {
@@ -181,7 +184,8 @@ impl FirecrackerDriver {
         catalog: Arc<RuntimeCatalog>,
         code: Arc<CodeImages>,
     ) -> Result<Self, BootError> {
-        Ok(Self { host: Host::new(config)?, slots, network, catalog, code })
+        let is_remembered = AtomicBool::new(false);
+        Ok(Self { host: Host::new(config)?, slots, network, catalog, code, is_remembered })
     }
 
     /// Waits until everything that ended guests had is gone, and removes what the guests shared.
@@ -194,6 +198,17 @@ impl FirecrackerDriver {
         if let Err(error) = swept {
             tracing::error!(%error, "removing the directory of jails was cut short");
         }
+    }
+
+    /// After the first boot: this data directory has run microVMs from now on.
+    fn remember(&self) -> Result<(), BootError> {
+        if self.is_remembered.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        remember_firecracker(self.host.config.owner.data_dir()).map_err(|error| BootError::Failed {
+            phase: "remembering the backend",
+            problem: error.to_string(),
+        })
     }
 
     async fn place(&self, spec: &VmSpec) -> Result<Place, BootError> {
@@ -269,6 +284,7 @@ impl VmDriver for FirecrackerDriver {
         let plan = self.plan(&spec, &place);
         let init = introduction(&spec, &place);
         let (ready, gone) = self.host.boot(plan, place, files, Some(init)).await?;
+        self.remember()?;
         let boot::Ready { belongings, line } = ready;
         Ok(Box::new(FirecrackerVm { id: spec.id, line, belongings, gone }))
     }

@@ -13,6 +13,9 @@ use crate::slots::SlotAllocator;
 use nova_domain::Limits;
 use std::time::Duration;
 
+/// The kernel's door to hardware virtualisation.
+const KVM: &str = "/dev/kvm";
+
 /// Boots a guest, and ends it. Returns how long the boot took. Nothing is left, whatever happens.
 pub async fn probe(
     mut config: FirecrackerConfig,
@@ -40,9 +43,20 @@ pub async fn probe(
         drives: None,
     };
     let start = std::time::Instant::now();
-    let (ready, gone) = host.boot(plan, Place::Alone(slot), files, None).await?;
+    let booted = host.boot(plan, Place::Alone(slot), files, None).await;
+    let (ready, gone) = booted.map_err(|error| kvm_problem().unwrap_or(error))?;
     let took = start.elapsed();
     drop(ready);
     gone.wait().await;
     Ok(took)
+}
+
+/// What explains a failure better than Firecracker does: that there is no KVM at all.
+fn kvm_problem() -> Option<BootError> {
+    let opened = std::fs::OpenOptions::new().read(true).write(true).open(KVM);
+    let error = opened.err()?;
+    Some(BootError::Unavailable(format!(
+        "{KVM}: {error}; enable virtualisation in the firmware, load kvm_intel or kvm_amd, and run \
+         as root"
+    )))
 }
