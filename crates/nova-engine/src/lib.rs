@@ -10,8 +10,8 @@
 //!
 //! # For the edge
 //! ```text
-//! Executor::new(Parts { driver, store, vault, runtimes, config }) -> Executor      (Clone; in a tokio runtime)
-//! executor.start().await                      pre-warms what has min_replicas; call once the API listens
+//! Executor::new(Parts { driver, store, vault, catalog, config })  -> Executor      (Clone; in a tokio runtime)
+//! executor.start()                            pre-warms what has min_replicas; call once the API listens
 //! executor.invoke(invocation, log_sink).await -> Result<Outcome, InvokeError>      drop the future to cancel
 //! executor.functions_changed(&name).await     after a function was created, replaced or deleted in the store
 //! executor.secrets_changed(&secret).await     after a secret was set or deleted
@@ -25,13 +25,21 @@
 //! runs the new state. Calls in flight finish on what they started with.
 #![forbid(unsafe_code)]
 
+mod call;
 mod config;
+mod directory;
 mod error;
+mod executor;
+mod metrics;
+mod plan;
 mod pool;
+mod recorder;
 mod stats;
 
+pub use call::error_code;
 pub use config::{BOOTS_MAX_PER_CPU, EngineConfig, IDLE_TTL, QUEUE_MAX_PER_FUNCTION};
 pub use error::{BootFailure, InvokeError, RETRY_AFTER_S, SetupError};
+pub use executor::{DrainReport, Executor, LogSink, Parts};
 pub use stats::{
     FunctionMetrics, HistogramSnapshot, MetricsSnapshot, Stats, Status, VmPhase, VmStats,
 };
