@@ -17,6 +17,7 @@
 //! what it was doing.
 
 mod attempts;
+mod boot;
 mod call;
 mod cgroup;
 mod child;
@@ -28,6 +29,7 @@ mod line_protocol;
 mod listen;
 mod logs;
 mod machine;
+mod netlink;
 mod network;
 mod outgoing;
 mod output;
@@ -47,6 +49,7 @@ use reaper::Reaper;
 use server::Server;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -57,23 +60,31 @@ fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     }
-    let error = match words[..] {
-        [] => start(Place::MicroVm, Listener::vsock()),
-        ["--socket", path] => start(Place::Container, Listener::unix(Path::new(path))),
-        _ => "usage: nova-agent [--socket PATH]".into(),
+    let (place, listener) = match words[..] {
+        [] => (Place::MicroVm, boot::prepare().and_then(|()| listening(Listener::vsock()))),
+        ["--socket", path] => (Place::Container, listening(Listener::unix(Path::new(path)))),
+        _ => {
+            eprintln!("usage: nova-agent [--socket PATH]");
+            return ExitCode::from(2);
+        }
+    };
+    let error = match listener.and_then(|listener| Ok((listener, start_reaper()?))) {
+        Ok((listener, reaper)) => Server::new(place, reaper).serve(&listener),
+        Err(error) => error,
     };
     eprintln!("nova-agent: {error}");
-    ExitCode::FAILURE
+    place.power_off()
 }
 
-/// Serves until Stop; comes back only with the reason why it cannot.
-fn start(place: Place, listener: std::io::Result<Listener>) -> String {
-    let listener = match listener {
-        Ok(listener) => listener,
-        Err(error) => return format!("cannot listen for the host: {error}"),
-    };
-    match Reaper::start() {
-        Ok(reaper) => Server::new(place, reaper).serve(&listener),
-        Err(error) => format!("cannot start the reaper: {error}"),
+fn listening(listener: std::io::Result<Listener>) -> Result<Listener, String> {
+    listener.map_err(|error| format!("cannot listen for the host: {error}"))
+}
+
+/// Exempts the agent from the OOM killer where it may, and starts reaping.
+fn start_reaper() -> Result<Arc<Reaper>, String> {
+    // Needs a capability that a container does not have; there the agent has a cgroup of its own.
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-1000") {
+        eprintln!("nova-agent: not exempt from the OOM killer: {error}");
     }
+    Reaper::start().map_err(|error| format!("cannot start the reaper: {error}"))
 }
