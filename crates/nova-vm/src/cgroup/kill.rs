@@ -6,15 +6,21 @@ use super::group::set;
 use super::hierarchy::Kind;
 use super::{CgroupError, Group, failed, subdirectories};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long killed processes may take to go. A process in uninterruptible sleep on a slow disk may
 /// need seconds; one that needs longer is stuck in the kernel.
 const KILL_WITHIN: Duration = Duration::from_secs(10);
+/// How long a process that has left its cgroup may take to become a zombie: no work is left in
+/// between, only a scheduler that must come round.
+const REAP_WITHIN: Duration = Duration::from_secs(1);
 /// How long the kernel may call an empty group busy: it lets go of the last process a moment after
 /// its parent has seen it end.
 const REMOVE_WITHIN: Duration = Duration::from_secs(2);
@@ -35,14 +41,17 @@ impl Group {
                 // have no such file, and where it fails the loop just has more to do.
                 let _ = set(&directory, "pids.max", 0);
             }
-            let open: Vec<OwnedFd> =
-                members.iter().filter_map(|pid| self.open_member(*pid)).collect();
+            let open = self.open(&members);
             let at_once = self.kill_at_once();
             for process in &open {
                 if !at_once {
                     // It may have ended by itself meanwhile.
                     let _ = pidfd_send_signal(process, Signal::KILL);
                 }
+            }
+            if open.is_empty() {
+                // Members that could not be opened have ended, or end at once; do not spin on them.
+                std::thread::sleep(REMOVE_PAUSE);
             }
             if !wait_all(&open, deadline) {
                 return Err(CgroupError::Alive {
@@ -63,6 +72,24 @@ impl Group {
             }
         }
         first_error.map_or(Ok(()), Err)
+    }
+
+    /// Reaps the children of this process that have died in the group: orphans that it has taken over
+    /// as a subreaper. Call it after [`Group::kill`] and before [`Group::remove`].
+    pub(crate) fn reap(&self) {
+        let deadline = Instant::now() + REAP_WITHIN;
+        let orphans = self.open(&children());
+        // A process leaves its cgroup a moment before its parent can take note of its end.
+        wait_all(&orphans, deadline);
+        for orphan in orphans {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            // An error says that somebody else was faster.
+            let _ = waitid(WaitId::PidFd(orphan.as_fd()), options);
+        }
+    }
+
+    fn open(&self, pids: &BTreeSet<i32>) -> Vec<OwnedFd> {
+        pids.iter().filter_map(|pid| self.open_member(*pid)).collect()
     }
 
     /// A handle to the process with this pid, if it still belongs to the group: pids are reused.
@@ -91,6 +118,15 @@ impl Group {
     }
 }
 
+/// The children of this process, whichever thread they belong to.
+fn children() -> BTreeSet<i32> {
+    let tasks = subdirectories(Path::new("/proc/self/task"));
+    let lists = tasks.iter().filter_map(|task| std::fs::read_to_string(task.join("children")).ok());
+    lists
+        .flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
+}
+
 /// Waits until every process has ended; false when the deadline came first.
 fn wait_all(processes: &[OwnedFd], deadline: Instant) -> bool {
     for process in processes {
@@ -110,10 +146,6 @@ fn wait_all(processes: &[OwnedFd], deadline: Instant) -> bool {
                 Ok(_) | Err(_) => break,
             }
         }
-    }
-    // Members that could not be opened have ended, or end at once; do not spin on them.
-    if processes.is_empty() {
-        std::thread::sleep(REMOVE_PAUSE);
     }
     Instant::now() < deadline
 }

@@ -219,6 +219,8 @@ mod tests {
     use super::*;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+    const RESOLVERS: [Ipv4Addr; 1] = [Ipv4Addr::new(192, 0, 2, 53)];
+
     fn bundle<'a>(directory: &'a Path, cgroup: &'a FunctionCgroup) -> Bundle<'a> {
         Bundle {
             directory,
@@ -229,7 +231,7 @@ mod tests {
             uid_root: 70_000,
             uid_user: 70_001,
             network_namespace: None,
-            resolvers: &[Ipv4Addr::new(192, 0, 2, 53)],
+            resolvers: &RESOLVERS,
             agent_cgroup: "nova-x/vm1/agent",
             function_cgroup: cgroup,
             tmp_mb: 12,

@@ -110,6 +110,7 @@ impl ContainerDriver {
         let unavailable = |problem: &dyn fmt::Display| BootError::Unavailable(problem.to_string());
         let cgroups = Cgroups::detect().map_err(|error| unavailable(&error))?;
         check_runtime(&config.runtime)?;
+        process::adopt_orphans().map_err(|error| unavailable(&error))?;
         let owner = config.owner;
         for directory in [owner.runc_root(), owner.vms_dir()] {
             make_private(&directory).map_err(|error| {

@@ -1,4 +1,8 @@
 //! The container's first process, watched through a pidfd.
+//!
+//! The OCI runtime is its parent and ends as soon as the container runs. The daemon takes such
+//! orphans over (it is a child subreaper), so that they are reaped even where process 1 does not do
+//! it, as in a container of the daemon's own.
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,6 +29,11 @@ impl Process {
         // A pidfd turns readable once and stays so; an error would mean that the runtime is ending.
         let _ = self.0.readable().await;
     }
+}
+
+/// Makes this daemon the parent of containers whose OCI runtime has ended.
+pub(super) fn adopt_orphans() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
 }
 
 /// Watches an open file for being readable. Must be called within a tokio runtime.

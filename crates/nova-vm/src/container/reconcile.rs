@@ -62,7 +62,11 @@ fn end_processes(owner: &Owner, runc_root: &Path) -> Report {
     for vm in cgroups.children(&owner.cgroup_name()) {
         let name = format!("{}/{vm}", owner.cgroup_name());
         let group = cgroups.group(&name);
-        let result = group.kill().and_then(|()| group.remove());
+        let result = group.kill().and_then(|()| {
+            // Own children only where the daemon has replaced its program in place.
+            group.reap();
+            group.remove()
+        });
         report.note(format!("cgroup {name}"), result);
     }
     let above: Result<(), CgroupError> = cgroups.group(owner.cgroup_name()).remove();

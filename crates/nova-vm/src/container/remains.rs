@@ -156,7 +156,8 @@ impl Inner {
             tracing::error!(container = id, "cannot remove {what}: {problem}");
         };
         let cgroup = self.cgroup.clone();
-        let killed = flat(spawn_blocking(move || cgroup.kill()).await);
+        let kill = move || cgroup.kill().inspect(|()| cgroup.reap());
+        let killed = flat(spawn_blocking(kill).await);
         let dead = killed.is_ok();
         if let Err(error) = killed {
             report("its processes", &error);

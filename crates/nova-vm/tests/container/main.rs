@@ -1,0 +1,9 @@
+//! The container driver with a real OCI runtime, a real agent and a small real image, as root.
+//!
+//! Each test has a data directory, and with it an owner id, of its own; at its end it looks at the
+//! host for anything that carries this id.
+mod crash;
+mod failures;
+mod isolation;
+mod rig;
+mod runs;

@@ -1,0 +1,356 @@
+//! What the tests share: a daemon's worth of driver on a tiny image, and eyes for what it leaves.
+use async_trait::async_trait;
+use bytes::Bytes;
+use nova_domain::{
+    CodeHash, FunctionName, Limits, LogLine, Mode, NetworkPolicy, RequestId, RuntimeId,
+    RuntimeImage,
+};
+use nova_proto::{ExecReport, FunctionSetup};
+use nova_vm::cgroup::Cgroups;
+use nova_vm::container::{ContainerConfig, ContainerDriver, RUNTIME_DEFAULT};
+use nova_vm::images::code::{CodeImages, UploadKind, canonicalise};
+use nova_vm::images::{Artifacts, RuntimeCatalog};
+use nova_vm::lease::Lease;
+use nova_vm::owner::Owner;
+use nova_vm::slots::{AddressRange, SlotAllocator};
+use nova_vm::{BootError, CodeSource, ExecError, ExecRequest, MicroVm, VmDriver, VmId, VmSpec};
+use serde_json::value::RawValue;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+/// Digest that the image is known by; nothing checks it against the content.
+const DIGEST: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+/// Programs of the image, all of them busybox.
+const PROGRAMS: &[&str] = &[
+    "sh", "cat", "id", "ls", "head", "tail", "wc", "sleep", "hostname", "grep", "mount", "touch",
+    "dd", "env", "kill", "unshare", "seq", "tr", "chroot", "nc",
+];
+/// Long enough for a boot on a machine that is busy with other tests.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Whether these tests can run here. Says so loudly where not, and fails where they must.
+pub fn possible() -> bool {
+    let root = Command::new("/usr/bin/id").arg("-u").output().unwrap().stdout == b"0\n";
+    let missing: Vec<&str> = [(RUNTIME_DEFAULT, "runc"), (busybox(), "busybox-static")]
+        .into_iter()
+        .filter(|(path, _)| !Path::new(path).is_file())
+        .map(|(_, package)| package)
+        .collect();
+    if root && missing.is_empty() {
+        return true;
+    }
+    let why = format!("container driver tests need root (is: {root}) and packages {missing:?}");
+    assert!(std::env::var_os("CI").is_none(), "{why}");
+    eprintln!("SKIPPED: {why}");
+    false
+}
+
+fn busybox() -> &'static str {
+    if Path::new("/bin/busybox").is_file() { "/bin/busybox" } else { "/usr/bin/busybox" }
+}
+
+/// The static agent: from `NOVA_AGENT`, or where cargo puts it.
+fn agent() -> PathBuf {
+    let built = || {
+        // <target>/debug/deps/<this program>
+        let this = std::env::current_exe().unwrap();
+        let target = this.ancestors().nth(3).unwrap();
+        target.join("x86_64-unknown-linux-gnu/agent/nova-agent")
+    };
+    let path = std::env::var_os("NOVA_AGENT").map(PathBuf::from).unwrap_or_else(built);
+    assert!(
+        path.is_file(),
+        "no agent at {}; build it with `RUSTFLAGS=-Ctarget-feature=+crt-static cargo build \
+         -p nova-agent --profile agent --target x86_64-unknown-linux-gnu`, or set NOVA_AGENT",
+        path.display()
+    );
+    path
+}
+
+/// Code by hash, in memory.
+#[derive(Default)]
+struct Codes(Mutex<HashMap<CodeHash, Bytes>>);
+
+#[async_trait]
+impl CodeSource for Codes {
+    async fn fetch(&self, hash: &CodeHash) -> std::io::Result<Bytes> {
+        let found = self.0.lock().unwrap().get(hash).cloned();
+        found.ok_or_else(|| std::io::Error::other("no such code"))
+    }
+}
+
+/// A daemon's worth of driver.
+pub struct Rig {
+    pub owner: Owner,
+    pub driver: Arc<ContainerDriver>,
+    codes: Arc<Codes>,
+    _lease: Lease,
+    directory: TempDir,
+}
+
+/// What a test may want different.
+pub struct Setup {
+    pub runtime: PathBuf,
+    pub agent: PathBuf,
+    pub boot_timeout: Duration,
+    /// Content of the image's file; a working one if there is none.
+    pub image: Option<Vec<u8>>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            runtime: RUNTIME_DEFAULT.into(),
+            agent: agent(),
+            boot_timeout: BOOT_TIMEOUT,
+            image: None,
+        }
+    }
+}
+
+impl Rig {
+    pub fn new() -> Self {
+        Self::with(Setup::default())
+    }
+
+    pub fn with(setup: Setup) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self::in_directory(directory, setup)
+    }
+
+    pub fn in_directory(directory: TempDir, setup: Setup) -> Self {
+        let data = directory.path().join("data");
+        let owner = Owner::open(&data).unwrap();
+        let lease = Lease::take(&owner, AddressRange::default()).unwrap();
+        let images = data.join("artifacts/images");
+        std::fs::create_dir_all(&images).unwrap();
+        let file = images.join(format!("{DIGEST}.erofs"));
+        match setup.image {
+            Some(content) => std::fs::write(&file, content).unwrap(),
+            None => make_image(&file),
+        }
+        let record = RuntimeImage {
+            id: RuntimeId::parse("tiny").unwrap(),
+            version: "1".into(),
+            digest: DIGEST.into(),
+            size: file.metadata().unwrap().len(),
+            commands: BTreeMap::new(),
+            env: BTreeMap::new(),
+            memory_min_mb: 0,
+        };
+        std::fs::write(images.join("tiny.json"), serde_json::to_vec(&record).unwrap()).unwrap();
+        let catalog = RuntimeCatalog::open(Artifacts::new(&data, None, None)).unwrap();
+        let codes = Arc::new(Codes::default());
+        let code = CodeImages::new(data.join("code"), Arc::clone(&codes) as _).unwrap();
+        let config = ContainerConfig {
+            owner: owner.clone(),
+            runtime: setup.runtime,
+            agent: setup.agent,
+            boot_timeout: setup.boot_timeout,
+        };
+        let slots = SlotAllocator::new(lease.space());
+        let driver =
+            ContainerDriver::new(config, slots, None, Arc::new(catalog), Arc::new(code)).unwrap();
+        Self { owner, driver: Arc::new(driver), codes, _lease: lease, directory }
+    }
+
+    /// A guest for a shell script: `$1` is the input's file, stdout the result.
+    pub fn spec(&self, script: &str) -> VmSpec {
+        self.spec_in(Mode::Process, script)
+    }
+
+    /// A guest for a shell script that answers line by line.
+    pub fn persistent(&self, script: &str) -> VmSpec {
+        self.spec_in(Mode::Persistent, script)
+    }
+
+    fn spec_in(&self, mode: Mode, script: &str) -> VmSpec {
+        let upload = format!("#!/bin/sh\n{script}\n");
+        let kind = UploadKind::Inline { handler: "handler" };
+        let archive = canonicalise(upload.as_bytes(), kind).unwrap();
+        let code_hash = CodeHash::of(&archive);
+        self.codes.0.lock().unwrap().insert(code_hash.clone(), archive.into());
+        let mut command = vec!["/bin/sh".to_owned(), "/code/handler".to_owned()];
+        if mode == Mode::Process {
+            command.push("{input}".into());
+        }
+        VmSpec {
+            id: VmId::from_random(rand::random()),
+            function: FunctionName::parse("test").unwrap(),
+            image_digest: DIGEST.into(),
+            code_hash,
+            memory_mb: 64,
+            limits: Limits { tmp_mb: 8, ..Limits::default() },
+            network: NetworkPolicy::None,
+            setup: FunctionSetup {
+                name: "test".into(),
+                version: "1".into(),
+                mode,
+                command,
+                env: BTreeMap::from([("PATH".into(), "/bin".into())]),
+                secrets: Vec::new(),
+                memory_mb: 64,
+                tmp_mb: 8,
+                instance_concurrency: 1,
+            },
+        }
+    }
+
+    pub async fn boot(&self, script: &str) -> Box<dyn MicroVm> {
+        self.driver.boot(self.spec(script)).await.unwrap()
+    }
+
+    pub async fn boot_fails(&self) -> BootError {
+        let result = self.driver.boot(self.spec("echo 1")).await;
+        result.err().expect("the boot was to fail")
+    }
+
+    /// Ends the daemon and looks at the host.
+    pub async fn finish(self) {
+        self.driver.shutdown().await;
+        assert_eq!(self.left(), Vec::<String>::new());
+        drop(self.directory);
+    }
+
+    /// All guests' belongings on the host; the images and cgroup that they share are not counted.
+    pub fn guests_left(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        let cgroups = Cgroups::detect().unwrap().children(&self.owner.cgroup_name());
+        left.extend(cgroups.into_iter().map(|name| format!("cgroup {name}")));
+        for directory in [self.owner.vms_dir(), self.owner.runc_root()] {
+            left.extend(entries(&directory));
+        }
+        left.extend(processes_with(self.owner.id6()));
+        left
+    }
+
+    /// Everything that is still on the host.
+    pub fn left(&self) -> Vec<String> {
+        let mut left = self.guests_left();
+        if Cgroups::detect().unwrap().group(self.owner.cgroup_name()).exists() {
+            left.push("the owner's cgroup".into());
+        }
+        left.extend(
+            entries(Path::new("/run")).into_iter().filter(|path| path.contains(self.owner.id6())),
+        );
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let data = self.owner.data_dir().display().to_string();
+        let ours = |line: &&str| line.contains(self.owner.id6()) || line.contains(&data);
+        left.extend(mounts.lines().filter(ours).map(str::to_owned));
+        left
+    }
+
+    /// Waits until no guest has anything on the host.
+    pub async fn until_no_guests(&self) {
+        let gone = async {
+            // There is nothing to wait on that would cover all that is looked at.
+            while !self.guests_left().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = tokio::time::timeout(BOOT_TIMEOUT, gone).await;
+        assert!(waited.is_ok(), "still there: {:?}", self.guests_left());
+    }
+}
+
+fn entries(directory: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    entries.map(|entry| entry.unwrap().path().display().to_string()).collect()
+}
+
+/// Processes whose command line or cgroup has this text, dead ones that nobody has reaped included.
+fn processes_with(text: &str) -> Vec<String> {
+    let read = |path: PathBuf| {
+        String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
+    };
+    let processes = entries(Path::new("/proc"));
+    let numbers = processes.into_iter().filter(|path| path[6..].parse::<u32>().is_ok());
+    numbers
+        .filter(|path| path[6..] != std::process::id().to_string())
+        .filter(|path| {
+            let path = Path::new(path);
+            read(path.join("cmdline")).contains(text) || read(path.join("cgroup")).contains(text)
+        })
+        .collect()
+}
+
+/// A read-only image with busybox and the mount points that every runtime image has.
+fn make_image(file: &Path) {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let root = tempfile::tempdir().unwrap();
+    for directory in
+        ["bin", "proc", "sys", "dev", "tmp", "run", "code", "var/task", "nova", "etc", "opt"]
+    {
+        std::fs::create_dir_all(root.path().join(directory)).unwrap();
+    }
+    let set_mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    };
+    set_mode(root.path(), 0o755);
+    set_mode(&root.path().join("tmp"), 0o1777);
+    std::fs::copy(busybox(), root.path().join("bin/busybox")).unwrap();
+    for program in PROGRAMS {
+        symlink("busybox", root.path().join("bin").join(program)).unwrap();
+    }
+    for name in ["resolv.conf", "hosts"] {
+        std::fs::write(root.path().join("etc").join(name), "").unwrap();
+    }
+    let made = Command::new("/usr/bin/mkfs.erofs")
+        .args(["--quiet", "--all-root"])
+        .args([file, root.path()])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+/// One call that may take half a minute.
+pub async fn call(vm: &dyn MicroVm, input: &str) -> Result<ExecReport, ExecError> {
+    call_within(vm, input, 30_000).await
+}
+
+pub async fn call_within(
+    vm: &dyn MicroVm,
+    input: &str,
+    timeout_ms: u64,
+) -> Result<ExecReport, ExecError> {
+    let (sink, _) = mpsc::channel(1);
+    vm.exec(request(input, timeout_ms), sink).await
+}
+
+/// The result of a call that succeeds.
+pub async fn output(vm: &dyn MicroVm, input: &str) -> String {
+    let report = call(vm, input).await.unwrap();
+    match report.output {
+        Some(output) => output.get().to_owned(),
+        None => panic!("{:?}", report.error),
+    }
+}
+
+/// A call's lines, and its report.
+pub async fn call_with_logs(vm: &dyn MicroVm, input: &str) -> (ExecReport, Vec<LogLine>) {
+    let (sink, mut events) = mpsc::channel(16);
+    let lines = async {
+        let mut lines = Vec::new();
+        while let Some(line) = events.recv().await {
+            lines.push(line);
+        }
+        lines
+    };
+    let (report, lines) = tokio::join!(vm.exec(request(input, 30_000), sink), lines);
+    (report.unwrap(), lines)
+}
+
+pub fn request(input: &str, timeout_ms: u64) -> ExecRequest {
+    ExecRequest {
+        request_id: RequestId(uuid::Uuid::now_v7()),
+        attempt: 1,
+        timeout_ms,
+        traceparent: None,
+        input: RawValue::from_string(input.to_owned()).unwrap(),
+    }
+}
