@@ -1,6 +1,7 @@
-//! Makes artefacts without a daemon: `images add DATA_DIR RUNTIME...` or `images remove DATA_DIR RUNTIME`.
+//! Makes artefacts without a daemon: `images setup DATA_DIR`, `images add DATA_DIR RUNTIME...`,
+//! `images remove DATA_DIR RUNTIME`.
 use nova_domain::RuntimeId;
-use nova_vm::images::{Installer, Progress};
+use nova_vm::images::{Installer, KernelChoice, Progress};
 use std::error::Error;
 use std::path::Path;
 
@@ -19,6 +20,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
+        ["setup", data_dir] => {
+            let installer = Installer::new(Path::new(data_dir));
+            let kernel = installer.install_kernel(KernelChoice::Pinned, &Lines).await?;
+            println!("{} {}", kernel.package, kernel.version);
+            let firecracker = installer.install_firecracker(None, &Lines).await?;
+            println!("firecracker {}", firecracker.version);
+        }
         ["add", data_dir, runtimes @ ..] if !runtimes.is_empty() => {
             for runtime in runtimes {
                 eprintln!("{runtime}");
@@ -34,7 +42,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
             let installer = Installer::new(Path::new(data_dir));
             installer.remove_runtime(&RuntimeId::parse(runtime)?).await?;
         }
-        _ => return Err("images add DATA_DIR RUNTIME... | remove DATA_DIR RUNTIME".into()),
+        _ => {
+            return Err(
+                "images setup DATA_DIR | add DATA_DIR RUNTIME... | remove DATA_DIR RUNTIME".into()
+            );
+        }
     }
     Ok(())
 }

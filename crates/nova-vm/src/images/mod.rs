@@ -9,13 +9,15 @@ mod erofs;
 mod files;
 mod host_tool;
 mod install;
+mod kernel;
 mod progress;
 mod runtime;
 
 pub use artifacts::{Artifacts, FirecrackerFiles, KernelFiles, MissingArtifact};
 pub use debian::DebianError;
 pub use host_tool::ToolError;
-pub use install::{InstallError, Installer};
+pub use install::{FirecrackerRecord, InstallError, Installer, KernelChoice, KernelRecord};
+pub use kernel::prepare_initramfs;
 pub use progress::{Progress, Silent};
 pub use runtime::{
     Example, Manifest, ManifestError, ModeRecipe, RuntimeCatalog, RuntimeRecord, shipped_manifests,

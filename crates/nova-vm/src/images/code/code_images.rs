@@ -28,8 +28,11 @@ const MAKING_PREFIX: &str = ".making-";
 pub struct CodeImages {
     directory: PathBuf,
     source: Arc<dyn CodeSource>,
-    made: Mutex<HashMap<(CodeHash, Form), Arc<OnceCell<PathBuf>>>>,
+    made: Mutex<HashMap<(CodeHash, Form), Making>>,
 }
+
+/// Made by the first who asks; the others wait for it.
+type Making = Arc<OnceCell<PathBuf>>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Form {

@@ -4,7 +4,9 @@ use proptest::prelude::*;
 use std::io::Write;
 
 /// A tar entry: name, type, mode, link target or content.
-fn tar_of(entries: &[(&str, tar::EntryType, u32, &str)]) -> Vec<u8> {
+type Entry = (&'static str, tar::EntryType, u32, &'static str);
+
+fn tar_of(entries: &[Entry]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, kind, mode, text) in entries {
         let mut header = tar::Header::new_gnu();
@@ -118,7 +120,7 @@ fn hostile_entries_are_refused_by_name() {
     let hard = tar::EntryType::Link;
     let device = tar::EntryType::Char;
     let pipe = tar::EntryType::Fifo;
-    let cases: &[(&[(&str, tar::EntryType, u32, &str)], &str, &str)] = &[
+    let cases: &[(&[Entry], &str, &str)] = &[
         (&[("../evil", FILE, 0o644, "x")], "../evil", "leads out"),
         (&[("a/../../evil", FILE, 0o644, "x")], "a/../../evil", "leads out"),
         (&[("/etc/passwd", FILE, 0o644, "x")], "/etc/passwd", "absolute"),

@@ -7,11 +7,16 @@
 //! One installation runs at a time per data directory, held by a lock file. What an interrupted one
 //! left half made is removed by the next; what it had downloaded is used.
 mod error;
+mod firecracker;
 mod image;
+mod kernel;
 mod lock;
+mod pins;
 mod tree;
 
 pub use error::InstallError;
+pub use firecracker::FirecrackerRecord;
+pub use kernel::{KernelChoice, KernelRecord};
 
 use super::artifacts::Artifacts;
 use super::debian::Apt;
@@ -19,8 +24,17 @@ use super::files::remove_prefixed;
 use super::progress::Progress;
 use super::runtime::common_recipe;
 use lock::InstallLock;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use std::io;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
+
+/// Puts the directory `made` in the place of `place`; who looks sees the old one or the new one, whole.
+/// What was there before is then at `made`, to be removed.
+fn exchange(made: &Path, place: &Path) -> io::Result<()> {
+    let flags = RenameFlags::RENAME_EXCHANGE;
+    Ok(renameat2(AT_FDCWD, made, AT_FDCWD, place, flags)?)
+}
 
 /// Prefix of what is not finished.
 const MAKING_PREFIX: &str = ".making-";
