@@ -10,7 +10,7 @@
 //! A clean end removes the file, and the directory with the last one.
 use crate::owner::Owner;
 use crate::reconcile::share_in_use;
-use crate::slots::{AddressRange, SlotSpace};
+use crate::slots::{AddressRange, SlotAllocator, SlotSpace};
 use serde::{Deserialize, Serialize};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};
@@ -26,7 +26,7 @@ const FILE_MAX_BYTES: u64 = 8192;
 #[derive(Debug)]
 pub struct Lease {
     index: u16,
-    space: SlotSpace,
+    slots: SlotAllocator,
     range: AddressRange,
     directory: PathBuf,
     _locked: File,
@@ -115,7 +115,8 @@ impl Lease {
             return Err(none_free(range, &standings));
         };
         let locked = write_locked(&path(directory, chosen), owner).map_err(failed)?;
-        Ok(Self { index: chosen, space, range, directory: directory.to_owned(), _locked: locked })
+        let slots = SlotAllocator::new(space);
+        Ok(Self { index: chosen, slots, range, directory: directory.to_owned(), _locked: locked })
     }
 
     /// The index, from 0 to 15.
@@ -125,7 +126,13 @@ impl Lease {
 
     /// The addresses and uids that come with it.
     pub fn space(&self) -> SlotSpace {
-        self.space
+        self.slots.space()
+    }
+
+    /// The slots of this share. There is one allocator per lease, for guests with and without a
+    /// network: a second one would give the same uids to two guests.
+    pub fn slots(&self) -> &SlotAllocator {
+        &self.slots
     }
 
     /// The range that it is a share of.

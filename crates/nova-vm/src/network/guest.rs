@@ -136,15 +136,6 @@ impl Common {
         host.add_neighbour(self.bridge_index, slot.address(), mac)
     }
 
-    /// A namespace with nothing but loopback.
-    pub(super) fn make_isolated(&self, slot: &Slot) -> Result<(), NetworkError> {
-        let name = self.owner.netns_name(slot.number());
-        namespace::on_thread(|| {
-            namespace::enter_new(&name)?;
-            prepare(&Netlink::open()?)
-        })
-    }
-
     /// Turns a namespace as [`Common::make`] leaves it into one for this policy and these limits.
     pub(super) fn adapt(
         &self,

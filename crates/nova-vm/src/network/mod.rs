@@ -25,7 +25,7 @@ pub use slot::NetworkSlot;
 
 use crate::lease::Lease;
 use crate::owner::Owner;
-use crate::slots::{AddressRange, SlotAllocator};
+use crate::slots::AddressRange;
 use firewall::Firewall;
 use guest::Common;
 use nova_domain::{Limits, NetworkPolicy};
@@ -99,7 +99,7 @@ impl NetworkError {
 #[derive(Debug)]
 pub struct Network {
     builder: Builder,
-    stock: Stock,
+    stock: Arc<Stock>,
     remover: Remover,
     parallel: Arc<Semaphore>,
     bridge: String,
@@ -139,16 +139,11 @@ impl Network {
             mtu: bridge.mtu,
         });
         let remover = Remover::start(common.clone())?;
-        let slots = SlotAllocator::new(lease.space());
+        let slots = lease.slots().clone();
         let builder = Builder { common, slots, remover: remover.queue() };
-        let stock = Stock::start(builder.clone(), config.stock)?;
+        let stock = Arc::new(Stock::start(builder.clone(), config.stock)?);
         let parallel = Arc::new(Semaphore::new(PARALLEL_MAX));
         Ok(Self { builder, stock, remover, parallel, bridge: bridge.name })
-    }
-
-    /// Where slots come from, for guests without a namespace: they need their uids all the same.
-    pub fn slots(&self) -> &SlotAllocator {
-        &self.builder.slots
     }
 
     /// Name of the bridge.
@@ -166,8 +161,8 @@ impl Network {
         self.stock.ready()
     }
 
-    /// A namespace for a guest with this policy; with [`NetworkPolicy::None`] one with nothing but
-    /// loopback. `limits` bound the bandwidth of [`Attachment::Interface`]; Firecracker limits
+    /// A namespace for a guest with this policy. (For [`NetworkPolicy::None`] it is one that lets
+    /// nothing out; a driver better gives such a guest no interface at all.) `limits` bound the bandwidth of [`Attachment::Interface`]; Firecracker limits
     /// its own. Microseconds for the default policy while the stock lasts, else some
     /// milliseconds. Dropping the future leaves nothing behind.
     pub async fn take(
@@ -175,9 +170,6 @@ impl Network {
         policy: &NetworkPolicy,
         limits: &Limits,
     ) -> Result<NetworkSlot, NetworkError> {
-        if *policy == NetworkPolicy::None {
-            return self.work(Builder::build_isolated).await;
-        }
         let as_made = *policy == NetworkPolicy::Egress && !self.builder.common.shapes(limits);
         let made = match self.stock.take() {
             Some(slot) => slot,
@@ -186,7 +178,7 @@ impl Network {
         if as_made {
             return Ok(made);
         }
-        let (policy, limits) = (policy.clone(), limits.clone());
+        let (policy, limits) = (policy.clone(), *limits);
         self.work(move |builder| builder.adapt(made, &policy, &limits)).await
     }
 
@@ -196,24 +188,26 @@ impl Network {
         &self,
         work: impl FnOnce(&Builder) -> Result<NetworkSlot, NetworkError> + Send + 'static,
     ) -> Result<NetworkSlot, NetworkError> {
-        let gone = |error: &dyn std::fmt::Display| NetworkError::failed("network slot", error);
-        let turn = self.parallel.clone().acquire_owned().await.map_err(|error| gone(&error))?;
+        let turn = self.parallel.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| NetworkError::failed("network", "it is shut down"))?;
         let builder = self.builder.clone();
         let work = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             work(&builder)
         });
-        work.await.map_err(|error| gone(&error))?
+        work.await.map_err(|error| NetworkError::failed("network slot", error))?
     }
 
     /// Removes all slots, the firewall and the bridge. Slots that somebody still holds lose their
     /// network: stop the guests first.
-    pub async fn shutdown(self) {
-        let Self { stock, remover, .. } = self;
-        // Blocks for the milliseconds of the one that is being made.
-        if tokio::task::spawn_blocking(move || drop(stock)).await.is_err() {
+    pub async fn shutdown(&self) {
+        let stock = self.stock.clone();
+        if tokio::task::spawn_blocking(move || stock.close()).await.is_err() {
             tracing::warn!("the stock of network slots could not be closed");
         }
-        remover.finish().await;
+        // What is being made must be there before it can be swept, and nothing new may begin.
+        let _all = self.parallel.acquire_many(PARALLEL_MAX as u32).await;
+        self.parallel.close();
+        self.remover.finish().await;
     }
 }

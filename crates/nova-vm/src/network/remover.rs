@@ -40,7 +40,7 @@ impl Remover {
     }
 
     /// Waits until all that was dropped is removed, then removes everything of the owner.
-    pub(super) async fn finish(self) {
+    pub(super) async fn finish(&self) {
         let (done, finished) = oneshot::channel();
         if self.queue.send(Job::Finish(done)).is_ok() {
             // An error means that the thread has ended, which it does after sweeping only.
@@ -51,13 +51,18 @@ impl Remover {
 
 /// Ends with `Finish`, or when nobody is left who could drop a slot.
 fn run(common: &Common, jobs: &Receiver<Job>) {
-    let done = loop {
-        match jobs.recv() {
-            Ok(Job::Remove(slot)) => remove(common, slot),
-            Ok(Job::Finish(done)) => break Some(done),
-            Err(_) => break None,
+    let mut done = None;
+    while done.is_none() {
+        let Ok(first) = jobs.recv() else { break };
+        let mut slots = Vec::new();
+        for job in std::iter::once(first).chain(jobs.try_iter()) {
+            match job {
+                Job::Remove(slot) => slots.push(slot),
+                Job::Finish(waiting) => done = Some(waiting),
+            }
         }
-    };
+        remove(common, slots);
+    }
     sweep_and_log(&common.owner);
     if let Some(done) = done {
         // Nobody waiting is fine: the work is done.
@@ -66,22 +71,26 @@ fn run(common: &Common, jobs: &Receiver<Job>) {
 }
 
 /// Every step is tried. A slot of which something is left is not used again in this run.
-fn remove(common: &Common, slot: Slot) {
-    let number = slot.number();
+fn remove(common: &Common, slots: Vec<Slot>) {
     let netlink = Netlink::open();
     let with = |step: &dyn Fn(&Netlink) -> Result<(), NetworkError>| {
         netlink.as_ref().map_err(NetworkError::clone).and_then(step)
     };
-    let steps = [
-        with(&|netlink| netlink.delete_link(&common.owner.link_name(number)).map(|_| ())),
-        with(&|netlink| netlink.delete_neighbour(common.bridge_index, slot.address())),
-        namespace::remove(&common.owner.netns_name(number)),
-    ];
-    let problems: Vec<String> =
-        steps.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect();
-    if !problems.is_empty() {
-        tracing::warn!(slot = number, ?problems, "a network slot could not be removed");
-        slot.quarantine();
+    let names = || slots.iter().map(|slot| common.owner.link_name(slot.number()));
+    // No other daemon has our first uid, so none marks its links with it.
+    let links = with(&|netlink| netlink.delete_links(names(), common.space.uid_first()));
+    for slot in slots {
+        let steps = [
+            links.clone(),
+            with(&|netlink| netlink.delete_neighbour(common.bridge_index, slot.address())),
+            namespace::remove(&common.owner.netns_name(slot.number())),
+        ];
+        let problems: Vec<String> =
+            steps.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect();
+        if !problems.is_empty() {
+            tracing::warn!(slot = slot.number(), ?problems, "a network slot cannot be removed");
+            slot.quarantine();
+        }
     }
 }
 

@@ -16,7 +16,7 @@ pub struct NetworkSlot {
     /// There until `drop` hands it to the remover.
     slot: Option<Slot>,
     netns_name: String,
-    guest: Option<NetworkSetup>,
+    guest: NetworkSetup,
     remover: Sender<Job>,
 }
 
@@ -43,9 +43,9 @@ impl NetworkSlot {
     }
 
     /// What the guest is to be told at `Init`: the address inside a microVM, or for a container
-    /// what it was given already (only its resolvers are left to write). `None` without a network.
+    /// what it was given already (only its resolvers are left to write).
     pub fn guest(&self) -> Option<&NetworkSetup> {
-        self.guest.as_ref()
+        Some(&self.guest)
     }
 }
 
@@ -69,16 +69,15 @@ pub(super) struct Builder {
 impl Builder {
     /// A namespace with the default policy.
     pub(super) fn build(&self) -> Result<NetworkSlot, NetworkError> {
-        let mut made = self.begin()?;
+        let slot = self.slots.take().ok_or(NetworkError::Exhausted)?;
+        // From here on whatever is made is removed by the drop of this value.
+        let made = NetworkSlot {
+            netns_name: self.common.owner.netns_name(slot.number()),
+            guest: self.common.setup(&slot),
+            slot: Some(slot),
+            remover: self.remover.clone(),
+        };
         self.common.make(made.slot())?;
-        made.guest = Some(self.common.setup(made.slot()));
-        Ok(made)
-    }
-
-    /// A namespace with nothing but loopback.
-    pub(super) fn build_isolated(&self) -> Result<NetworkSlot, NetworkError> {
-        let made = self.begin()?;
-        self.common.make_isolated(made.slot())?;
         Ok(made)
     }
 
@@ -91,16 +90,5 @@ impl Builder {
     ) -> Result<NetworkSlot, NetworkError> {
         self.common.adapt(made.slot(), policy, limits)?;
         Ok(made)
-    }
-
-    /// From here on whatever is made is removed by the drop of the returned value.
-    fn begin(&self) -> Result<NetworkSlot, NetworkError> {
-        let slot = self.slots.take().ok_or(NetworkError::Exhausted)?;
-        Ok(NetworkSlot {
-            netns_name: self.common.owner.netns_name(slot.number()),
-            slot: Some(slot),
-            guest: None,
-            remover: self.remover.clone(),
-        })
     }
 }

@@ -14,7 +14,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Stock {
     shelf: Arc<Shelf>,
-    maker: Option<JoinHandle<()>>,
+    /// Taken by whoever closes.
+    maker: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +40,7 @@ impl Stock {
             .name("nova-netns-maker".to_owned())
             .spawn(move || filled.fill(&builder, size))
             .map_err(|error| NetworkError::failed("the thread that makes namespaces", error))?;
-        Ok(Self { shelf, maker: Some(maker) })
+        Ok(Self { shelf, maker: Mutex::new(Some(maker)) })
     }
 
     /// One that is ready, if any.
@@ -49,15 +50,8 @@ impl Stock {
         taken
     }
 
-    /// How many are ready.
-    pub(super) fn ready(&self) -> usize {
-        self.shelf.lock().ready.len()
-    }
-}
-
-impl Drop for Stock {
-    /// Drops what is ready, and waits for the one being made: some milliseconds.
-    fn drop(&mut self) {
+    /// Drops what is ready and makes no more. Blocks for the milliseconds of the one being made.
+    pub(super) fn close(&self) {
         let ready = {
             let mut state = self.shelf.lock();
             state.closed = true;
@@ -65,9 +59,21 @@ impl Drop for Stock {
         };
         self.shelf.changed.notify_one();
         drop(ready);
-        if self.maker.take().is_some_and(|maker| maker.join().is_err()) {
+        let maker = self.maker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if maker.is_some_and(|maker| maker.join().is_err()) {
             tracing::warn!("the thread that makes namespaces had panicked");
         }
+    }
+
+    /// How many are ready.
+    pub(super) fn ready(&self) -> usize {
+        self.shelf.lock().ready.len()
+    }
+}
+
+impl Drop for Stock {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

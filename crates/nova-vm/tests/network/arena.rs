@@ -7,6 +7,9 @@
 //! The test acts as the daemon's host inside the first; the second is everything else: it owns
 //! public addresses, private ones and the clouds' metadata address, counts every packet to each of
 //! them, and echoes UDP on port 7000 (and on 53) from each.
+pub mod daemon;
+pub mod vm;
+
 use nix::sched::{CloneFlags, setns};
 use std::fs::File;
 use std::io::ErrorKind;
@@ -37,6 +40,9 @@ pub const HOST: &str = "192.0.2.10";
 pub const ECHO_PORT: u16 = 7000;
 /// How long a probe waits for its echo. Only a packet that was lost waits so long.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an answer is waited for that should not come: the sink's counter is the proof, this
+/// only gives a packet time to get there.
+const REFUSAL_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a condition is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -80,9 +86,7 @@ impl Arena {
         for address in Self::addresses() {
             rules += &format!(" counter {} {{ }}\n", counter_name(address));
         }
-        rules +=
-            " counter ipv6 { }\n chain arrivals {\n  type filter hook prerouting priority -400\n";
-        rules += "  meta nfproto ipv6 counter name ipv6\n";
+        rules += " chain arrivals {\n  type filter hook prerouting priority -400\n";
         for address in Self::addresses() {
             rules += &format!("  ip daddr {address} counter name {}\n", counter_name(address));
         }
@@ -110,7 +114,7 @@ impl Arena {
         &self.host
     }
 
-    /// How many packets have come to the sink for this address, or `ipv6`.
+    /// How many packets have come to the sink for this address.
     pub fn count(&self, address: &str) -> u64 {
         counter(&self.sink, "inet sink", &counter_name(address))
     }
@@ -130,7 +134,7 @@ impl Drop for Arena {
 }
 
 fn counter_name(address: &str) -> String {
-    if address == "ipv6" { address.to_owned() } else { format!("a{}", address.replace('.', "_")) }
+    format!("a{}", address.replace('.', "_"))
 }
 
 /// Answers each datagram with the address that it came from.
@@ -186,9 +190,25 @@ pub fn inside<T: Send>(netns: &str, work: impl FnOnce() -> T + Send) -> T {
 /// Sends a datagram from a namespace and gives the answer, if there was one: the address that the
 /// sink saw.
 pub fn ask(netns: &str, address: &str, port: u16) -> Option<String> {
+    ask_from(netns, Ipv4Addr::UNSPECIFIED, address, port, ECHO_TIMEOUT)
+}
+
+/// As [`ask`] on the echo port, with a source address that the namespace has; not expected to be
+/// answered, so it does not wait for long.
+pub fn ask_as(netns: &str, source: Ipv4Addr, address: &str) -> Option<String> {
+    ask_from(netns, source, address, ECHO_PORT, REFUSAL_TIMEOUT)
+}
+
+fn ask_from(
+    netns: &str,
+    source: Ipv4Addr,
+    address: &str,
+    port: u16,
+    timeout: Duration,
+) -> Option<String> {
     inside(netns, || {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        socket.set_read_timeout(Some(ECHO_TIMEOUT)).unwrap();
+        let socket = UdpSocket::bind((source, 0)).unwrap();
+        socket.set_read_timeout(Some(timeout)).unwrap();
         socket.connect(SocketAddrV4::new(address.parse().unwrap(), port)).ok()?;
         socket.send(b"hello").ok()?;
         let mut buffer = [0; 64];
@@ -243,13 +263,16 @@ pub fn wait_for(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// What is left on a host that may come from Nova: links, namespaces and firewall tables.
+/// Links, firewall tables and fixed neighbours of a host.
 pub fn inventory(netns: &str) -> String {
     let links = ip(netns, "-oneline link show");
     let names = links.lines().filter_map(|line| line.split(": ").nth(1)).collect::<Vec<_>>();
-    let namespaces = run(&["ip", "netns", "list"]);
-    let namespaces = namespaces.lines().filter(|line| line.starts_with("nova-")).count();
     let tables = run(&["ip", "netns", "exec", netns, "nft", "list", "tables"]);
     let neighbours = ip(netns, "neighbour show nud permanent");
-    format!("{names:?} {namespaces} namespaces, {tables:?} {neighbours:?}")
+    format!("{names:?} {tables:?} {neighbours:?}")
+}
+
+/// How many namespaces have names that start so.
+pub fn namespaces(prefix: &str) -> usize {
+    run(&["ip", "netns", "list"]).lines().filter(|line| line.starts_with(prefix)).count()
 }
