@@ -4,7 +4,7 @@
 //! <data-dir>/run/vms/<vm>/        0700 root        the bundle
 //!     config.json
 //!     hosts, resolv.conf          bound read-only over the image's
-//!     pid                         written by the OCI runtime
+//!     pid, runtime.log            written by the OCI runtime
 //!     nova/                       0700 uid_root    bound at /nova: user code cannot enter it
 //!         agent.sock              made by the agent
 //!         nova-agent              the agent's program is bound over this

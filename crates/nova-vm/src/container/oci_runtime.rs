@@ -39,6 +39,9 @@ impl OciRuntime {
     /// runtime's own complaints go to `output`.
     pub fn run(&self, id: &str, bundle: &Path, output: PipeWriter) -> io::Result<Child> {
         self.command()
+            // Its warnings go to a file, and only the reason of a failure to `output`.
+            .arg("--log")
+            .arg(bundle.join("runtime.log"))
             .arg("run")
             .arg("--detach")
             .arg("--bundle")

@@ -17,11 +17,13 @@ impl StandIn {
         let directory = tempfile::tempdir().unwrap();
         let script = format!(
             r#"#!/bin/sh
-root=$2 command=$3
+root=$2; shift 2
+if [ "$1" = --log ]; then shift 2; fi
+command=$1
 for last; do :; done
 state=$root/$last
 if [ "$command" = delete ]; then /bin/rm -rf "$state"; exit 0; fi
-bundle=$6 pidfile=$8
+bundle=$4 pidfile=$6
 /bin/mkdir -p "$state"
 {on_run}
 "#
