@@ -11,6 +11,7 @@
 //! impossible (the artefacts lie on another file system), one copy per file and daemon is made
 //! beside the jails and linked from there; a bind mount instead would slow every later jail down.
 use nix::errno::Errno;
+use nix::sys::statvfs::{FsFlags, statvfs};
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -60,6 +61,29 @@ impl Jail {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether jails below `data_dir` can work: the VMM opens device files in its jail, and is run from
+/// there.
+pub(crate) fn check_file_system(data_dir: &Path) -> Result<(), String> {
+    let flags = statvfs(data_dir)
+        .map_err(|error| format!("data directory {}: {error}", data_dir.display()))?
+        .flags();
+    match forbidden(flags) {
+        None => Ok(()),
+        Some(option) => Err(format!(
+            "data directory {} is on a file system that is mounted {option}; microVMs need device \
+             files and programs there: choose another --data-dir or remount it",
+            data_dir.display()
+        )),
+    }
+}
+
+/// The mount option that forbids what a jail needs.
+fn forbidden(flags: FsFlags) -> Option<&'static str> {
+    [(FsFlags::ST_NODEV, "nodev"), (FsFlags::ST_NOEXEC, "noexec")]
+        .into_iter()
+        .find_map(|(flag, option)| flags.contains(flag).then_some(option))
 }
 
 /// Puts shared read-only files into jails.
@@ -187,6 +211,14 @@ mod tests {
             let error = shared.link_into(&jail, &source, "image.erofs").await.unwrap_err();
             assert!(error.to_string().contains("chmod it to 644"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_file_system_that_forbids_devices_or_programs_is_no_place_for_jails() {
+        assert_eq!(forbidden(FsFlags::ST_NOATIME), None);
+        assert_eq!(forbidden(FsFlags::ST_NODEV | FsFlags::ST_NOATIME), Some("nodev"));
+        assert_eq!(forbidden(FsFlags::ST_NOEXEC), Some("noexec"));
+        assert_eq!(check_file_system(Path::new("/dev")), Ok(()));
     }
 
     #[test]

@@ -118,6 +118,7 @@ impl Host {
                 });
             }
         }
+        jail::check_file_system(config.owner.data_dir()).map_err(BootError::Unavailable)?;
         let program_name = config.program_name().ok_or_else(|| BootError::Artifact {
             what: "firecracker".into(),
             problem: format!("{} has no usable file name", config.firecracker.display()),

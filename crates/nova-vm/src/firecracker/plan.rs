@@ -104,7 +104,9 @@ impl Plan {
         }
         flag("--resource-limit", format!("no-file={OPEN_FILES_MAX}").into());
         flag("--resource-limit", format!("fsize={FILE_SIZE_MAX_BYTES}").into());
-        arguments.extend(["--".into(), "--api-sock".into(), name::API_SOCKET.into()]);
+        // Its log goes where the guest's console goes: only what explains a failure belongs there.
+        let firecracker = ["--", "--api-sock", name::API_SOCKET, "--level", "Warn"];
+        arguments.extend(firecracker.map(OsString::from));
         arguments
     }
 
@@ -234,7 +236,7 @@ mod tests {
         }
         // A fork in the jailer would make somebody else's child of the VMM.
         assert!(!line.contains("--daemonize") && !line.contains("--new-pid-ns"));
-        assert!(line.ends_with(" -- --api-sock api.sock"));
+        assert!(line.ends_with(" -- --api-sock api.sock --level Warn"));
         assert!(arguments(&plan(), Version::V1).contains("memory.limit_in_bytes="));
     }
 

@@ -31,10 +31,19 @@ pub struct Bench {
     // Dropped in this order: whatever holds the data directory's lock keeps its disk mounted.
     driver: FirecrackerDriver,
     config: FirecrackerConfig,
-    owner: Owner,
     slots: SlotAllocator,
+    owner: Sweeper,
     small: Option<SmallDisk>,
     dir: TempDir,
+}
+
+/// Cleans up when a test fails half-way.
+struct Sweeper(Owner);
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        nova_vm::firecracker::reconcile(&self.0);
+    }
 }
 
 /// The same small program for any hash.
@@ -99,11 +108,11 @@ impl Bench {
             Arc::new(CodeImages::new(data_dir.join("code"), Arc::new(OneProgram)).unwrap()),
         )
         .unwrap();
-        Self { dir, small, owner, slots, config, driver }
+        Self { dir, small, owner: Sweeper(owner), slots, config, driver }
     }
 
     pub fn owner(&self) -> &Owner {
-        &self.owner
+        &self.owner.0
     }
 
     pub fn spec(&self) -> VmSpec {
@@ -160,7 +169,7 @@ impl Bench {
     }
 
     pub fn cpu_quota_us(&self, vm: &VmId) -> u64 {
-        let group = format!("{}/{vm}", self.owner.cgroup_name());
+        let group = format!("{}/{vm}", self.owner.0.cgroup_name());
         let v1 = format!("/sys/fs/cgroup/cpu/{group}/cpu.cfs_quota_us");
         let v2 = format!("/sys/fs/cgroup/{group}/cpu.max");
         let text = fs::read_to_string(v1).or_else(|_| fs::read_to_string(v2)).unwrap();
@@ -176,13 +185,13 @@ impl Bench {
     }
 
     pub fn has_process_in_jail(&self) -> bool {
-        let groups = Cgroups::detect().unwrap().children(&self.owner.cgroup_name());
+        let groups = Cgroups::detect().unwrap().children(&self.owner.0.cgroup_name());
         !groups.is_empty()
     }
 
     /// Processes that were started for this daemon's jails.
     fn processes(&self) -> Vec<i32> {
-        let base = self.owner.jail_base();
+        let base = self.owner.0.jail_base();
         let base = base.to_str().unwrap();
         let pids = fs::read_dir("/proc").unwrap().flatten();
         pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
@@ -197,14 +206,14 @@ impl Bench {
     fn leftovers(&self) -> Vec<String> {
         let mut found: Vec<String> =
             self.processes().iter().map(|pid| format!("process {pid}")).collect();
-        let groups = Cgroups::detect().unwrap().children(&self.owner.cgroup_name());
+        let groups = Cgroups::detect().unwrap().children(&self.owner.0.cgroup_name());
         found.extend(groups.iter().map(|name| format!("cgroup {name}")));
-        for program in fs::read_dir(self.owner.jail_base()).into_iter().flatten().flatten() {
+        for program in fs::read_dir(self.owner.0.jail_base()).into_iter().flatten().flatten() {
             let jails = fs::read_dir(program.path()).unwrap().flatten();
             found.extend(jails.map(|jail| format!("directory {}", jail.path().display())));
         }
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        let base = self.owner.jail_base();
+        let base = self.owner.0.jail_base();
         found.extend(
             mounts
                 .lines()
@@ -234,8 +243,8 @@ impl Bench {
     /// The end of the daemon: what all guests shared goes too.
     pub async fn finish(self) {
         self.driver.shutdown().await;
-        assert!(!Cgroups::detect().unwrap().group(self.owner.cgroup_name()).exists());
-        assert!(!self.owner.jail_base().exists());
+        assert!(!Cgroups::detect().unwrap().group(self.owner.0.cgroup_name()).exists());
+        assert!(!self.owner.0.jail_base().exists());
         let Self { dir, small, owner, config, driver, .. } = self;
         drop((owner, config, driver));
         drop(small);
