@@ -1,0 +1,204 @@
+//! Request bodies: read within a limit, parsed strictly, refused with the field that is wrong.
+//!
+//! A body over its limit is answered 413 without being stored. What the client is still sending is
+//! read and thrown away first, up to a bound: a client that only writes before it reads would
+//! otherwise see a reset connection instead of the answer.
+use super::problem::{Code, Problem};
+use crate::suggest::nearest;
+use axum::body::Body;
+use axum::http::{HeaderMap, header};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use nova_domain::InvalidField;
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+
+/// Longest pause between two pieces of a body: long for any network, short enough that connections
+/// which stopped sending do not pile up.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most bytes that are read only to be thrown away.
+const DISCARD_MAX_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes allocated before any arrived.
+const FIRST_ALLOCATION_BYTES: usize = 8 * 1024;
+
+/// How large a body may be, and what it is called when it is larger.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    /// Most bytes.
+    pub bytes: usize,
+    /// What the body is, for the error.
+    pub what: &'static str,
+    /// The code of the error.
+    pub code: Code,
+}
+
+/// Reads a whole body, or refuses it.
+pub async fn read(headers: &HeaderMap, mut body: Body, limit: Limit) -> Result<Bytes, Problem> {
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > limit.bytes as u64) {
+        discard(headers, body, announced).await;
+        return Err(too_large(limit));
+    }
+    let mut bytes = BytesMut::with_capacity(
+        announced.map_or(FIRST_ALLOCATION_BYTES, |n| FIRST_ALLOCATION_BYTES.min(n as usize)),
+    );
+    while let Some(piece) = next_piece(&mut body).await? {
+        if bytes.len() + piece.len() > limit.bytes {
+            drop(bytes);
+            discard(headers, body, None).await;
+            return Err(too_large(limit));
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes.freeze())
+}
+
+async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Problem> {
+    loop {
+        let frame = tokio::time::timeout(PIECE_TIMEOUT, body.frame()).await.map_err(|_| {
+            let detail = format!("nothing arrived for {} s; send it again", PIECE_TIMEOUT.as_secs());
+            Problem::new(Code::RequestTimeout, detail)
+        })?;
+        match frame {
+            None => return Ok(None),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+            Some(Err(error)) => {
+                let detail = format!("the body broke off: {error}");
+                return Err(Problem::new(Code::BadRequest, detail));
+            }
+        }
+    }
+}
+
+async fn discard(headers: &HeaderMap, mut body: Body, announced: Option<u64>) {
+    let client_waits_for_leave = headers.contains_key(header::EXPECT);
+    if client_waits_for_leave || announced.is_some_and(|length| length > DISCARD_MAX_BYTES) {
+        return;
+    }
+    let mut discarded = 0;
+    while discarded < DISCARD_MAX_BYTES {
+        match next_piece(&mut body).await {
+            Ok(Some(piece)) => discarded += piece.len() as u64,
+            Ok(None) | Err(_) => return,
+        }
+    }
+}
+
+fn too_large(limit: Limit) -> Problem {
+    let Limit { bytes, what, code } = limit;
+    Problem::new(code, format!("{what} is over the limit of {bytes} bytes"))
+}
+
+/// Reads JSON that is all of `bytes`. The content type is not looked at: a key in a header is what
+/// authorizes a request, and `curl -d` sends forms unless told otherwise.
+pub fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer)
+        .map_err(|error| json_problem(&error.path().to_string(), error.inner()))?;
+    deserializer.end().map_err(|error| {
+        let detail = format!("{error}; send one JSON value and nothing behind it");
+        Problem::new(Code::InvalidJson, detail)
+    })?;
+    Ok(value)
+}
+
+fn json_problem(path: &str, error: &serde_json::Error) -> Problem {
+    if !error.is_data() {
+        return Problem::new(Code::InvalidJson, format!("{error}; send one JSON object"));
+    }
+    let text = error.to_string();
+    match unknown_name(&text, "unknown field ") {
+        Some((name, known)) => {
+            let parent = path.strip_suffix(name.as_str()).unwrap_or(path).trim_end_matches('.');
+            let field = match parent {
+                "" | "." => name.clone(),
+                parent => format!("{parent}.{name}"),
+            };
+            let hint = match nearest(&name, known.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("known are: {}", known.join(", ")),
+            };
+            let error = InvalidField::new(field, "no such field", hint);
+            Problem::fields(Code::UnknownField, vec![error])
+        }
+        None => {
+            let field = if path == "." { "body" } else { path };
+            // serde appends the position; the field says it better.
+            let problem = text.split(" at line ").next().unwrap_or(&text).to_owned();
+            let hint = "give a value of the type that the field has";
+            Problem::from(InvalidField::new(field, problem, hint))
+        }
+    }
+}
+
+/// Reads serde's own sentence: ``unknown field `x`, expected one of `a`, `b` ``, of which no
+/// structured form exists.
+pub fn unknown_name(message: &str, prefix: &str) -> Option<(String, Vec<String>)> {
+    let start = message.find(prefix)?;
+    let mut quoted = message[start..].split('`').skip(1).step_by(2).map(str::to_owned);
+    let name: String = quoted.next()?.chars().take(64).collect();
+    Some((name, quoted.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only the errors matter here")]
+    struct Outer {
+        memory_mb: Option<u32>,
+        limits: Option<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only the errors matter here")]
+    struct Inner {
+        vcpus: Option<u32>,
+        disk_iops: Option<u64>,
+    }
+
+    fn refusal(text: &str) -> serde_json::Value {
+        let problem = json::<Outer>(text.as_bytes()).unwrap_err();
+        serde_json::to_value(&problem).unwrap()
+    }
+
+    #[test]
+    fn an_unknown_field_is_named_and_the_nearest_one_suggested() {
+        let problem = refusal(r#"{"memory": 1}"#);
+        assert_eq!(problem["code"], "unknown_field");
+        assert_eq!(problem["errors"][0]["field"], "memory");
+        assert_eq!(problem["errors"][0]["hint"], "did you mean `memory_mb`?");
+        let problem = refusal(r#"{"limits": {"vcpu": 1}}"#);
+        assert_eq!(problem["errors"][0]["field"], "limits.vcpu");
+        assert_eq!(problem["errors"][0]["hint"], "did you mean `vcpus`?");
+        let problem = refusal(r#"{"zzz": 1}"#);
+        assert_eq!(problem["errors"][0]["hint"], "known are: memory_mb, limits");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_named_by_its_path() {
+        let problem = refusal(r#"{"limits": {"vcpus": "two"}}"#);
+        assert_eq!(problem["code"], "invalid_field");
+        assert_eq!(problem["errors"][0]["field"], "limits.vcpus");
+        assert_eq!(refusal(r#"{"memory_mb": -1}"#)["errors"][0]["field"], "memory_mb");
+        assert_eq!(refusal("[]")["errors"][0]["field"], "body");
+    }
+
+    #[test]
+    fn what_is_not_one_json_value_is_refused() {
+        for text in ["", "{", "nonsense", "{} x", "{}{}", "{\"memory_mb\": 1}]"] {
+            assert_eq!(refusal(text)["code"], "invalid_json", "{text:?}");
+        }
+        assert!(json::<Outer>(b" {\"memory_mb\": 64}\r\n").is_ok());
+    }
+}

@@ -1,0 +1,144 @@
+//! `/functions/{name}/code`, and how code that was sent becomes a stored archive.
+//!
+//! Unpacking an upload takes a few hundred MiB at most; [`CODE_JOBS`] bounds how many do so at once.
+use super::{Api, to_the_end};
+use super::body::{self, Limit};
+use super::function_body::{CodeBody, FunctionView, Upload};
+use super::functions;
+use super::path::FunctionPath;
+use super::problem::{Code, Problem};
+use crate::pack;
+use axum::extract::{Request, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Json, Response};
+use nova_domain::{CodeHash, InvalidField};
+use nova_vm::images::code::{UPLOAD_MAX_BYTES, UploadKind, canonicalise};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Uploads that are unpacked at once: each may take as much memory as `UNPACKED_MAX_BYTES` twice.
+pub const CODE_JOBS: usize = 2;
+
+/// An archive sent as it is.
+const UPLOAD_LIMIT: Limit =
+    Limit { bytes: UPLOAD_MAX_BYTES, what: "the archive", code: Code::CodeTooLarge };
+
+/// `GET /functions/{name}/code`: the canonical archive, a tar.
+pub async fn get(
+    State(api): State<Arc<Api>>,
+    FunctionPath(name): FunctionPath,
+) -> Result<Response, Problem> {
+    let function = functions::find(&api, &name).await?;
+    let archive = api.blobs.get(&function.code_hash).await.map_err(|error| {
+        Problem::internal(&format!("the code of function {name} cannot be read"), &error)
+    })?;
+    let headers = [
+        (header::CONTENT_TYPE, "application/x-tar".to_owned()),
+        (header::ETAG, format!("\"{}\"", function.code_hash)),
+        (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}.tar\"")),
+    ];
+    Ok((headers, archive).into_response())
+}
+
+/// `PUT /functions/{name}/code`: a tar.gz, zip or tar as the body.
+pub async fn put(
+    State(api): State<Arc<Api>>,
+    FunctionPath(name): FunctionPath,
+    request: Request,
+) -> Result<Json<FunctionView>, Problem> {
+    let function = functions::find(&api, &name).await?;
+    let (parts, body) = request.into_parts();
+    let archive = body::read(&parts.headers, body, UPLOAD_LIMIT).await?;
+    to_the_end(async move {
+        let upload = Upload::Archive(archive.into());
+        let hash = store(&api, upload, &function.config.handler).await?;
+        let changed = functions::change(&api, &name, |function| {
+            function.code_hash = hash.clone();
+            Ok(())
+        });
+        Ok(Json(changed.await?.into()))
+    })
+    .await
+}
+
+/// Stores the code that a create or update gave, in whichever way; `None` where it gave none.
+pub async fn store_given(
+    api: &Api,
+    code: Option<CodeBody>,
+    code_path: Option<String>,
+    handler: &str,
+) -> Result<Option<CodeHash>, Problem> {
+    let upload = match (code, code_path) {
+        (None, None) => return Ok(None),
+        (Some(_), Some(_)) => {
+            let hint = "give either `code` or `code_path`";
+            return Err(InvalidField::new("code_path", "given beside code", hint).into());
+        }
+        (Some(code), None) => code.into_upload()?,
+        (None, Some(path)) => {
+            let path = allowed_path(&api.settings.code_paths, &path)?;
+            let handler = handler.to_owned();
+            let packed = tokio::task::spawn_blocking(move || pack::pack(&path, &handler)).await;
+            let packed = packed.map_err(|error| Problem::internal("packing code failed", &error))?;
+            Upload::Archive(packed.map_err(|error| {
+                InvalidField::new("code_path", error.to_string(), "correct it and try again")
+            })?)
+        }
+    };
+    store(api, upload, handler).await.map(Some)
+}
+
+async fn store(api: &Api, upload: Upload, handler: &str) -> Result<CodeHash, Problem> {
+    let broken = |error: &dyn std::fmt::Display| Problem::internal("the code was not stored", error);
+    let _turn = api.code_jobs.acquire().await.map_err(|error| broken(&error))?;
+    let handler = handler.to_owned();
+    let archive = tokio::task::spawn_blocking(move || match upload {
+        Upload::Inline(text) => canonicalise(&text, UploadKind::Inline { handler: &handler }),
+        Upload::Archive(bytes) => canonicalise(&bytes, UploadKind::Archive),
+    });
+    let archive = archive.await.map_err(|error| broken(&error))??;
+    api.blobs.put(archive.into()).await.map_err(|error| broken(&error))
+}
+
+/// A path of the daemon's own file system, if the configuration allows reading code from there.
+fn allowed_path(allowed: &[PathBuf], given: &str) -> Result<PathBuf, Problem> {
+    let refuse = |problem: &str, hint: &str| {
+        Problem::from(InvalidField::new("code_path", problem, hint))
+    };
+    if allowed.is_empty() {
+        return Err(refuse(
+            "the daemon reads no code from its own files",
+            "upload the code (`nova register -c PATH` does), or list directories under `code_paths` \
+             in the daemon's configuration",
+        ));
+    }
+    // Links are followed first, so that what is compared is what will be read.
+    let outside = || refuse("not below a directory of `code_paths`", "move the code there, or upload it");
+    let path = Path::new(given).canonicalize().map_err(|_| outside())?;
+    if allowed.iter().any(|directory| path.starts_with(directory)) {
+        return Ok(path);
+    }
+    Err(outside())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_path_is_read_only_below_the_configured_directories() {
+        let root = tempfile::tempdir().unwrap();
+        let base = root.path().canonicalize().unwrap();
+        let (inside, outside) = (base.join("allowed"), base.join("secret"));
+        std::fs::create_dir(&inside).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        std::os::unix::fs::symlink(&outside, inside.join("link")).unwrap();
+        let allowed = [inside.clone()];
+        let check = |path: &Path| allowed_path(&allowed, path.to_str().unwrap());
+        assert_eq!(check(&inside).unwrap(), inside);
+        for path in [outside.clone(), inside.join("link"), inside.join("../secret")] {
+            assert_eq!(check(&path).unwrap_err().code(), Code::InvalidField, "{path:?}");
+        }
+        assert_eq!(allowed_path(&[], "/etc").unwrap_err().code(), Code::InvalidField);
+    }
+}

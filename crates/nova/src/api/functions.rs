@@ -1,0 +1,246 @@
+//! `/functions`: create, list, look at, change, delete.
+//!
+//! Everything about a function is checked before anything is written: fields, the runtime, the
+//! secrets that it names, the code. Code goes to the blobs first and the row last; a blob that no row
+//! names is removed at the next start.
+use super::{Api, to_the_end};
+use super::auth::Caller;
+use super::body::{self, Limit};
+use super::code;
+use super::function_body::{FunctionBody, FunctionView};
+use super::path::{FunctionPath, PageQuery, Paged, query};
+use super::problem::{Code, Problem};
+use super::runtimes;
+use axum::extract::{Extension, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use chrono::Utc;
+use nova_domain::{
+    EnvValue, Function, FunctionConfig, FunctionName, InvalidField, RuntimeId, SecretName,
+};
+use nova_store::{StoreError, VaultError};
+use nova_vm::images::code::UPLOAD_MAX_BYTES;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// A body with code in it: base64 takes four bytes for three, the other fields a few hundred KiB.
+const BODY_LIMIT: Limit = Limit {
+    bytes: UPLOAD_MAX_BYTES / 3 * 4 + 512 * 1024,
+    what: "the body",
+    code: Code::PayloadTooLarge,
+};
+/// How often a change is tried again when somebody else changed the function in between.
+const CHANGE_ATTEMPTS: u32 = 5;
+
+/// `POST /functions`
+pub async fn create(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let body = read_body(request).await?;
+    to_the_end(async move { create_from(&api, &caller, body).await }).await
+}
+
+async fn create_from(
+    api: &Api,
+    caller: &Caller,
+    mut body: FunctionBody,
+) -> Result<Response, Problem> {
+    let missing = |field: &str, hint: &str| InvalidField::new(field, "missing", hint);
+    let name = body.name.take().ok_or_else(|| missing("name", "give the function a name"))?;
+    let name = FunctionName::parse(&name)?;
+    caller.check(&name)?;
+    let runtime = body.runtime.as_deref();
+    let runtime = runtime.ok_or_else(|| missing("runtime", "`nova runtime list` shows them"))?;
+    let mut config = FunctionConfig::new(RuntimeId::parse(runtime)?);
+    let (code, code_path) = (body.code.take(), body.code_path.take());
+    body.apply(&mut config).map_err(|errors| Problem::fields(Code::InvalidField, errors))?;
+    check_references(api, &name, &config).await?;
+    if api.store.function(&name).await?.is_some() {
+        return Err(exists(&name));
+    }
+    let code_hash = code::store_given(api, code, code_path, &config.handler).await?;
+    let hint = "give `code` as text, or as {\"archive\": base64}";
+    let code_hash = code_hash.ok_or_else(|| missing("code", hint))?;
+    let now = Utc::now();
+    let function = Function {
+        id: Uuid::now_v7(),
+        name,
+        config,
+        code_hash,
+        revision: 1,
+        version: 1,
+        created_at: now,
+        updated_at: now,
+    };
+    match api.store.create_function(&function).await {
+        Err(StoreError::Exists { .. }) => return Err(exists(&function.name)),
+        other => other?,
+    }
+    api.executor.functions_changed(&function.name).await;
+    let location = HeaderValue::from_str(&format!("/functions/{}", function.name));
+    let mut response = (StatusCode::CREATED, Json(FunctionView::from(function))).into_response();
+    if let Ok(location) = location {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// `GET /functions`
+pub async fn list(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Json<Paged<FunctionView>>, Problem> {
+    let page = query::<PageQuery>(request.uri())?.page()?;
+    let found = api.store.functions(&page).await?;
+    Ok(Json(Paged {
+        items: found
+            .items
+            .into_iter()
+            .filter(|function| caller.may_use(&function.name))
+            .map(FunctionView::from)
+            .collect(),
+        next_cursor: found.next_cursor,
+    }))
+}
+
+/// `GET /functions/{name}`
+pub async fn get(
+    State(api): State<Arc<Api>>,
+    FunctionPath(name): FunctionPath,
+) -> Result<Json<FunctionView>, Problem> {
+    Ok(Json(find(&api, &name).await?.into()))
+}
+
+/// `PATCH /functions/{name}`
+pub async fn update(
+    State(api): State<Arc<Api>>,
+    FunctionPath(name): FunctionPath,
+    request: Request,
+) -> Result<Json<FunctionView>, Problem> {
+    let body = read_body(request).await?;
+    to_the_end(async move { update_from(&api, &name, body).await }).await
+}
+
+async fn update_from(
+    api: &Api,
+    name: &FunctionName,
+    mut body: FunctionBody,
+) -> Result<Json<FunctionView>, Problem> {
+    if body.name.take().is_some_and(|given| given != name.as_str()) {
+        let hint = "create a function of the new name and delete this one";
+        return Err(InvalidField::new("name", "a function cannot be renamed", hint).into());
+    }
+    let before = find(api, name).await?;
+    let (code, code_path) = (body.code.take(), body.code_path.take());
+    let handler = body.handler.clone().unwrap_or(before.config.handler);
+    let code_hash = code::store_given(api, code, code_path, &handler).await?;
+    let function = change(api, name, |function| {
+        let applied = body.clone().apply(&mut function.config);
+        applied.map_err(|errors| Problem::fields(Code::InvalidField, errors))?;
+        if let Some(hash) = &code_hash {
+            function.code_hash = hash.clone();
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(Json(function.into()))
+}
+
+/// `DELETE /functions/{name}`
+pub async fn delete(
+    State(api): State<Arc<Api>>,
+    FunctionPath(name): FunctionPath,
+) -> Result<StatusCode, Problem> {
+    to_the_end(async move {
+        match api.store.delete_function(&name).await {
+            Err(StoreError::NotFound { .. }) => return Err(not_found(&name)),
+            other => other?,
+        }
+        api.executor.functions_changed(&name).await;
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
+}
+
+/// The function of that name, or 404.
+pub async fn find(api: &Api, name: &FunctionName) -> Result<Function, Problem> {
+    api.store.function(name).await?.ok_or_else(|| not_found(name))
+}
+
+/// Changes a function and makes it current. Where nothing changed, nothing is written. A change that
+/// alters what a call runs is a new version; any other is only a new revision.
+pub async fn change(
+    api: &Api,
+    name: &FunctionName,
+    apply: impl Fn(&mut Function) -> Result<(), Problem>,
+) -> Result<Function, Problem> {
+    for _ in 0..CHANGE_ATTEMPTS {
+        let before = find(api, name).await?;
+        let mut after = before.clone();
+        apply(&mut after)?;
+        if after == before {
+            return Ok(before);
+        }
+        check_references(api, name, &after.config).await?;
+        after.revision += 1;
+        if after.revision_hash() != before.revision_hash() {
+            after.version += 1;
+        }
+        after.updated_at = Utc::now();
+        match api.store.replace_function(&after, before.revision).await {
+            Err(StoreError::Changed { .. }) => continue,
+            Err(StoreError::NotFound { .. }) => return Err(not_found(name)),
+            other => other?,
+        }
+        api.executor.functions_changed(name).await;
+        return Ok(after);
+    }
+    let detail = format!("function {name} is being changed by others; try again");
+    Err(Problem::new(Code::Conflict, detail))
+}
+
+/// 404 for a function.
+pub fn not_found(name: &FunctionName) -> Problem {
+    let detail = format!("function {name} does not exist; `nova list` shows those that do");
+    Problem::new(Code::FunctionNotFound, detail)
+}
+
+fn exists(name: &FunctionName) -> Problem {
+    let detail = format!("function {name} exists already; change it with `nova update {name}`");
+    Problem::new(Code::FunctionExists, detail)
+}
+
+async fn read_body(request: Request) -> Result<FunctionBody, Problem> {
+    let (parts, body) = request.into_parts();
+    body::json(&body::read(&parts.headers, body, BODY_LIMIT).await?)
+}
+
+/// Checks what a configuration names: the runtime must be here, secrets must exist and allow it.
+async fn check_references(
+    api: &Api,
+    name: &FunctionName,
+    config: &FunctionConfig,
+) -> Result<(), Problem> {
+    runtimes::check(api, config).await?;
+    let in_env = config.env_vars.iter().filter_map(|(variable, value)| match value {
+        EnvValue::Secret(secret) => Some((format!("env_vars.{variable}"), secret)),
+        EnvValue::Plain(_) => None,
+    });
+    let as_files = config.secrets.iter().map(|secret| ("secrets".to_owned(), secret.clone()));
+    let referred: Vec<(String, SecretName)> = in_env.chain(as_files).collect();
+    for (field, secret) in referred {
+        match api.vault.check(&secret, name).await {
+            Ok(_) => {}
+            Err(VaultError::NotFound(secret)) => {
+                let hint = format!("set it first with `nova secret set {secret}`");
+                let problem = format!("secret {secret} does not exist");
+                return Err(InvalidField::new(field, problem, hint).into());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

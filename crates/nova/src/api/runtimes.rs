@@ -1,0 +1,156 @@
+//! `GET /runtimes`, and the check that a function names a runtime that is here.
+//!
+//! `nova runtime add` runs beside the daemon, so what is installed is read again whenever somebody
+//! asks for the list or names a runtime that was not there before.
+use super::Api;
+use super::path::Paged;
+use super::problem::Problem;
+use crate::suggest::nearest;
+use axum::extract::State;
+use axum::response::Json;
+use nova_domain::{FunctionConfig, InvalidField, Mode, RuntimeId, RuntimeImage};
+use nova_vm::images::{Manifest, shipped_manifests};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// Names that people give to a runtime and the one that it has.
+const OTHER_NAMES: &[(&str, &str)] = &[
+    ("javascript", "node"),
+    ("js", "node"),
+    ("nodejs", "node"),
+    ("typescript", "node"),
+    ("py", "python"),
+    ("python2", "python"),
+    ("c", "base"),
+    ("cpp", "base"),
+    ("go", "base"),
+    ("golang", "base"),
+    ("rust", "base"),
+    ("zig", "base"),
+    ("binary", "base"),
+    ("static", "base"),
+];
+
+/// A runtime, installed or only known.
+#[derive(Debug, Serialize)]
+pub struct RuntimeView {
+    id: RuntimeId,
+    version: Option<String>,
+    installed: bool,
+    digest: Option<String>,
+    size: Option<u64>,
+    modes: Vec<Mode>,
+    memory_min_mb: u32,
+    aliases: Vec<RuntimeId>,
+    description: Option<String>,
+}
+
+/// `GET /runtimes`: those that are installed, and those that `nova runtime add` can install.
+pub async fn list(State(api): State<Arc<Api>>) -> Result<Json<Paged<RuntimeView>>, Problem> {
+    reload(&api).await?;
+    let manifests = shipped_manifests()
+        .map_err(|error| Problem::internal("a runtime's manifest is faulty", &error))?;
+    let installed = api.catalog.list();
+    let mut items: Vec<RuntimeView> = installed
+        .iter()
+        .map(|image| {
+            let record = api.catalog.record(&image.id);
+            let manifest = manifests.iter().find(|manifest| manifest.id == image.id);
+            RuntimeView {
+                id: image.id.clone(),
+                version: Some(image.version.clone()),
+                installed: true,
+                digest: Some(image.digest.clone()),
+                size: Some(image.size),
+                modes: image.commands.keys().copied().collect(),
+                memory_min_mb: image.memory_min_mb,
+                aliases: record.map(|record| record.aliases).unwrap_or_default(),
+                description: manifest.map(|manifest| manifest.description.clone()),
+            }
+        })
+        .collect();
+    let only_known = |manifest: &Manifest| !installed.iter().any(|image| image.id == manifest.id);
+    items.extend(manifests.into_iter().filter(only_known).map(|manifest| RuntimeView {
+        id: manifest.id,
+        version: None,
+        installed: false,
+        digest: None,
+        size: None,
+        modes: manifest.modes.keys().copied().collect(),
+        memory_min_mb: manifest.memory_min_mb,
+        aliases: manifest.aliases,
+        description: Some(manifest.description),
+    }));
+    Ok(Json(Paged::whole(items)))
+}
+
+/// Refuses a configuration whose runtime is not here, does not know the mode, or needs more memory.
+pub async fn check(api: &Api, config: &FunctionConfig) -> Result<(), Problem> {
+    let found = match api.catalog.get(&config.runtime) {
+        Some(image) => Some(image),
+        None => {
+            reload(api).await?;
+            api.catalog.get(&config.runtime)
+        }
+    };
+    let image = found.ok_or_else(|| not_installed(&api.catalog.list(), &config.runtime))?;
+    fits(&image, config).map_err(Problem::from)
+}
+
+fn fits(image: &RuntimeImage, config: &FunctionConfig) -> Result<(), InvalidField> {
+    if !image.commands.contains_key(&config.mode) {
+        let modes: Vec<&str> = image.commands.keys().map(|mode| mode_name(*mode)).collect();
+        let problem = format!("runtime {} has no mode {}", image.id, mode_name(config.mode));
+        return Err(InvalidField::new("mode", problem, format!("use {}", modes.join(" or "))));
+    }
+    if config.memory_mb < image.memory_min_mb {
+        let problem = format!("{} MiB is too little for runtime {}", config.memory_mb, image.id);
+        let hint = format!("give at least {}", image.memory_min_mb);
+        return Err(InvalidField::new("memory_mb", problem, hint));
+    }
+    Ok(())
+}
+
+fn not_installed(installed: &[RuntimeImage], id: &RuntimeId) -> Problem {
+    let shipped: Vec<RuntimeId> = shipped_manifests()
+        .map(|manifests| manifests.into_iter().map(|manifest| manifest.id).collect())
+        .unwrap_or_default();
+    let here: Vec<&str> = installed.iter().map(|image| image.id.as_str()).collect();
+    let known = || here.iter().copied().chain(shipped.iter().map(RuntimeId::as_str));
+    let text = id.as_str().to_ascii_lowercase();
+    let other = OTHER_NAMES.iter().find(|(name, _)| *name == text).map(|(_, id)| *id);
+    let exact = known().find(|known| *known == text);
+    let meant = exact.or(other).or_else(|| nearest(&text, known()));
+    let hint = match meant {
+        Some(meant) if meant == id.as_str() => format!("install it with `nova runtime add {id}`"),
+        Some(meant) if here.contains(&meant) => format!("did you mean `{meant}`?"),
+        Some(meant) => {
+            format!("did you mean `{meant}`? Install that with `nova runtime add {meant}`")
+        }
+        None => "`nova runtime list` shows all".to_owned(),
+    };
+    let list = if here.is_empty() { "none".to_owned() } else { here.join(", ") };
+    let problem = format!("runtime {id} is not installed; installed: {list}");
+    InvalidField::new("runtime", problem, hint).into()
+}
+
+/// Reads what is installed and tells the engine if that changed.
+async fn reload(api: &Api) -> Result<(), Problem> {
+    let before = api.catalog.list();
+    let catalog = api.catalog.clone();
+    let read = tokio::task::spawn_blocking(move || catalog.reload()).await;
+    let failed =
+        |error: &dyn std::fmt::Display| Problem::internal("the runtimes cannot be read", error);
+    read.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+    if api.catalog.list() != before {
+        api.executor.runtimes_changed().await;
+    }
+    Ok(())
+}
+
+fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Process => "process",
+        Mode::Persistent => "persistent",
+    }
+}

@@ -1,0 +1,62 @@
+//! `nova setup`, `nova runtime add` and `remove`: what a data directory needs to run functions.
+//!
+//! These work on the data directory itself, whether or not a daemon uses it; one that does notices a
+//! new runtime the next time somebody asks for it.
+use super::progress::Shown;
+use super::{SetupArgs, output};
+use nova_domain::RuntimeId;
+use nova_vm::images::{Installer, KernelChoice};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// `nova runtime add`
+pub async fn add_runtimes(data_dir: &Path, ids: &[String]) -> anyhow::Result<ExitCode> {
+    let installer = Installer::new(data_dir);
+    for id in parse(ids)? {
+        let progress = Shown::new();
+        let added = installer.add_runtime(&id, &progress).await;
+        progress.finish();
+        let image = added?.image;
+        let size = image.size / (1024 * 1024);
+        output::print_line(&format!("{} {} ({size} MiB)", image.id, image.version))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `nova runtime remove`
+pub async fn remove_runtimes(data_dir: &Path, ids: &[String]) -> anyhow::Result<ExitCode> {
+    let installer = Installer::new(data_dir);
+    for id in parse(ids)? {
+        installer.remove_runtime(&id).await?;
+        eprintln!("removed {id}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `nova setup`
+pub async fn setup(data_dir: &Path, args: SetupArgs) -> anyhow::Result<ExitCode> {
+    let installer = Installer::new(data_dir);
+    let kernel = match args.latest_kernel {
+        true => KernelChoice::Latest,
+        false => KernelChoice::Pinned,
+    };
+    let progress = Shown::new();
+    let kernel = installer.install_kernel(kernel, &progress).await;
+    let firecracker = match &kernel {
+        Ok(_) => {
+            Some(installer.install_firecracker(args.firecracker_dir.as_deref(), &progress).await)
+        }
+        Err(_) => None,
+    };
+    progress.finish();
+    let kernel = kernel?;
+    output::print_line(&format!("kernel {} {}", kernel.package, kernel.version))?;
+    if let Some(firecracker) = firecracker {
+        output::print_line(&format!("firecracker {}", firecracker?.version))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn parse(ids: &[String]) -> anyhow::Result<Vec<RuntimeId>> {
+    Ok(ids.iter().map(|id| RuntimeId::parse(id)).collect::<Result<_, _>>()?)
+}

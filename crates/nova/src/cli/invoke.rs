@@ -1,0 +1,110 @@
+//! `nova invoke`: the function's result on stdout, as it was sent; the rest on stderr.
+use super::client::Client;
+use super::output::{self, Format, print_line};
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use nova_domain::{FunctionError, Phases};
+use nova_proto::PAYLOAD_MAX_BYTES;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::io::Read;
+use std::process::ExitCode;
+
+#[derive(Debug, Args)]
+pub struct InvokeArgs {
+    /// Name of the function
+    name: String,
+    /// The input: JSON, @FILE, or - for stdin
+    #[arg(short, long, value_name = "JSON", default_value = "{}", allow_hyphen_values = true)]
+    payload: String,
+    /// Print what the function wrote, to stderr
+    #[arg(long)]
+    tail: bool,
+    /// Print the whole answer instead of the result alone
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
+    output: Option<AnswerFormat>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum AnswerFormat {
+    Json,
+    Yaml,
+}
+
+#[derive(Deserialize)]
+struct Answer<'a> {
+    request_id: String,
+    #[serde(borrow)]
+    output: Option<&'a RawValue>,
+    error: Option<FunctionError>,
+    duration_ms: f64,
+    start: String,
+    phases: Phases,
+    #[serde(default)]
+    logs: Vec<Line>,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    text: String,
+}
+
+/// `nova invoke`
+pub async fn invoke(client: &Client, args: InvokeArgs) -> anyhow::Result<ExitCode> {
+    let payload = read_payload(&args.payload)?;
+    let query: &[(&str, String)] = if args.tail { &[("logs", "true".into())] } else { &[] };
+    let bytes = client.post_raw(&["functions", &args.name, "invoke"], query, payload).await?;
+    let answer: Answer = serde_json::from_slice(&bytes).context("the answer makes no sense")?;
+    for line in &answer.logs {
+        eprintln!("{}", line.text);
+    }
+    match args.output {
+        Some(AnswerFormat::Json) => output::print_value(&serde_json::from_slice(&bytes)?, Format::Json)?,
+        Some(AnswerFormat::Yaml) => output::print_value(&serde_json::from_slice(&bytes)?, Format::Yaml)?,
+        None => {
+            if let Some(result) = answer.output {
+                print_line(result.get())?;
+            }
+            eprintln!("{}", summary(&answer));
+        }
+    }
+    match answer.error {
+        None => Ok(ExitCode::SUCCESS),
+        Some(error) => {
+            let kind = serde_json::to_string(&error.kind)?;
+            eprintln!("error: function {} failed: {} [{}]", args.name, error.message, kind.trim_matches('"'));
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn summary(answer: &Answer<'_>) -> String {
+    let Answer { request_id, duration_ms, start, phases, .. } = answer;
+    let Phases { queue_ms, acquire_ms, boot_ms, init_ms, exec_ms } = phases;
+    format!(
+        "request {request_id}: {start} start, {duration_ms:.1} ms (queue {queue_ms:.1}, acquire \
+         {acquire_ms:.1}, boot {boot_ms:.1}, init {init_ms:.1}, exec {exec_ms:.1})"
+    )
+}
+
+fn read_payload(given: &str) -> anyhow::Result<Vec<u8>> {
+    let (bytes, whence) = if given == "-" {
+        (read_bounded(std::io::stdin().lock()).context("stdin")?, "stdin".to_owned())
+    } else if let Some(path) = given.strip_prefix('@') {
+        let file = std::fs::File::open(path).with_context(|| format!("payload file {path}"))?;
+        (read_bounded(file).with_context(|| format!("payload file {path}"))?, path.to_owned())
+    } else {
+        (given.as_bytes().to_vec(), "the payload".to_owned())
+    };
+    if let Err(error) = serde_json::from_slice::<&RawValue>(&bytes) {
+        bail!("{whence} is not JSON: {error}; give JSON, for example -p '{{\"name\": \"Ada\"}}'");
+    }
+    Ok(bytes)
+}
+
+/// One byte more than is allowed is enough for the daemon to say so.
+fn read_bounded(source: impl Read) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    source.take(PAYLOAD_MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,233 @@
+//! The command line: flags and what they mean. Each command lives in a module of its own; all but
+//! `daemon`, `runtime add`, `runtime remove`, `setup` and `doctor` are clients of the daemon.
+//!
+//! Data goes to stdout, everything else to stderr; an error says what to try next. Exit status: 0
+//! success, 1 a function failed or a request was refused, 2 the command line makes no sense.
+mod client;
+mod connection;
+
+mod function_args;
+mod functions;
+mod installation;
+mod invoke;
+mod logs;
+mod output;
+mod progress;
+mod runtimes;
+mod secrets;
+#[cfg(test)]
+mod tests;
+
+use crate::{agent, daemon};
+use anyhow::Context;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use connection::ConnectionArgs;
+use function_args::FunctionArgs;
+use output::OutputArgs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Nova: your functions, each in a microVM of its own.
+#[derive(Debug, Parser)]
+#[command(name = "nova", version, propagate_version = true, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    connection: ConnectionArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon: the HTTP API and the functions
+    Daemon(DaemonArgs),
+    /// Create a function
+    Register(RegisterArgs),
+    /// List functions
+    List(ListArgs),
+    /// Show one function
+    Get(GetArgs),
+    /// Change a function; what is not given stays as it is
+    Update(UpdateArgs),
+    /// Delete functions
+    Delete(DeleteArgs),
+    /// Call a function and print its result
+    Invoke(invoke::InvokeArgs),
+    /// Show what a function wrote
+    Logs(logs::LogsArgs),
+    /// List, install and remove language runtimes
+    #[command(subcommand)]
+    Runtime(RuntimeCommand),
+    /// Set, show, list and delete secrets
+    #[command(subcommand)]
+    Secret(secrets::SecretCommand),
+    /// Install the guest kernel and Firecracker into the data directory
+    Setup(SetupArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the embedded guest agent to a file, for packaging
+    #[command(hide = true)]
+    AgentBinary {
+        /// The file
+        path: PathBuf,
+    },
+}
+
+/// Flags go before environment variables (NOVA_LISTEN, ...), those before the file.
+#[derive(Debug, Args)]
+pub struct DaemonArgs {
+    /// Address to listen on [env: NOVA_LISTEN] [default: 127.0.0.1:9000]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<String>,
+    /// Where functions run: auto, firecracker, container or none [env: NOVA_BACKEND] [default: auto]
+    #[arg(long, value_name = "BACKEND")]
+    pub backend: Option<String>,
+    /// Configuration file, TOML or YAML
+    #[arg(long, value_name = "FILE", env = "NOVA_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Format of the log on stderr: text or json [env: NOVA_LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// Ask nobody for a key; only together with a loopback address
+    #[arg(long)]
+    pub insecure_no_auth: bool,
+}
+
+#[derive(Debug, Args)]
+struct SetupArgs {
+    /// Take Firecracker and its jailer from this directory
+    #[arg(long, value_name = "DIR")]
+    firecracker_dir: Option<PathBuf>,
+    /// Take the distribution's newest kernel instead of the one that Nova was tested with
+    #[arg(long)]
+    latest_kernel: bool,
+}
+
+#[derive(Debug, Args)]
+struct RegisterArgs {
+    /// Name of the function
+    name: String,
+    #[command(flatten)]
+    function: FunctionArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+struct UpdateArgs {
+    /// Name of the function
+    name: String,
+    #[command(flatten)]
+    function: FunctionArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+struct GetArgs {
+    /// Name of the function
+    name: String,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+struct DeleteArgs {
+    /// Names of the functions
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum RuntimeCommand {
+    /// List the runtimes that are installed and those that can be
+    List(ListArgs),
+    /// Make and install runtime images in the data directory
+    Add {
+        /// Runtimes, for example python
+        #[arg(required = true, value_name = "RUNTIME")]
+        ids: Vec<String>,
+    },
+    /// Remove runtime images from the data directory
+    Remove {
+        /// Runtimes, for example python
+        #[arg(required = true, value_name = "RUNTIME")]
+        ids: Vec<String>,
+    },
+}
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    if let Command::Completions { shell } = cli.command {
+        clap_complete::generate(shell, &mut Cli::command(), "nova", &mut io::stdout());
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Command::AgentBinary { path } = &cli.command {
+        write_agent(path).with_context(|| path.display().to_string())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let runtime = match cli.command {
+        Command::Daemon(_) => tokio::runtime::Runtime::new()?,
+        _ => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+    };
+    let Cli { connection, command } = cli;
+    runtime.block_on(async move {
+        match command {
+            Command::Daemon(args) => daemon::main(args, connection.data_dir).await,
+            Command::Register(RegisterArgs { name, function, output }) => {
+                functions::register(&connection.client()?, &name, function, output).await
+            }
+            Command::List(args) => functions::list(&connection.client()?, args.output).await,
+            Command::Get(args) => {
+                functions::get(&connection.client()?, &args.name, args.output).await
+            }
+            Command::Update(UpdateArgs { name, function, output }) => {
+                functions::update(&connection.client()?, &name, function, output).await
+            }
+            Command::Delete(args) => functions::delete(&connection.client()?, &args.names).await,
+            Command::Invoke(args) => invoke::invoke(&connection.client()?, args).await,
+            Command::Logs(args) => logs::logs(&connection.client()?, args).await,
+            Command::Runtime(RuntimeCommand::List(args)) => {
+                runtimes::list(&connection.client()?, args.output).await
+            }
+            Command::Runtime(RuntimeCommand::Add { ids }) => {
+                installation::add_runtimes(&connection.data_dir(), &ids).await
+            }
+            Command::Runtime(RuntimeCommand::Remove { ids }) => {
+                installation::remove_runtimes(&connection.data_dir(), &ids).await
+            }
+            Command::Secret(command) => secrets::secret(&connection.client()?, command).await,
+            Command::Setup(args) => installation::setup(&connection.data_dir(), args).await,
+            Command::Completions { .. } | Command::AgentBinary { .. } => Ok(ExitCode::SUCCESS),
+        }
+    })
+}
+
+fn write_agent(path: &Path) -> io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o755).open(path)?;
+    file.write_all(agent::PROGRAM)
+}

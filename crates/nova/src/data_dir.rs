@@ -1,0 +1,187 @@
+//! The data directory: one daemon at a time uses it, and what that daemon leaves in it for the
+//! command line.
+//!
+//! * `daemon.pid`: locked for the life of the daemon; holds its process id and address.
+//! * `admin.key`: the API key of the first run, readable by its owner only.
+use nova_store::{ApiKey, ApiKeyText, Role, Store, StoreError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+const LOCK_FILE: &str = "daemon.pid";
+const ADMIN_KEY_FILE: &str = "admin.key";
+/// What the first key is called.
+const ADMIN_KEY_NAME: &str = "admin";
+/// Most bytes that are read of a file of ours; real ones hold a line or two.
+const FILE_MAX_BYTES: u64 = 4096;
+
+/// Why the data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// It cannot be made, or a file in it cannot be written.
+    #[error("{path}: {source}; choose a data directory that you may write to with --data-dir")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another daemon uses it.
+    #[error(
+        "the data directory {path} is used by another daemon{}; stop that one, or choose another \
+         directory with --data-dir",
+        pid.as_ref().map(|pid| format!(" (process {pid})")).unwrap_or_default()
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// The other daemon, if it has said so already.
+        pid: Option<String>,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A data directory that this process alone uses, until dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    lock: File,
+}
+
+impl DataDir {
+    /// Makes the directory where it does not exist, for its owner only, and takes it.
+    pub fn take(path: &Path) -> Result<Self, DataDirError> {
+        let error = |path: &Path| {
+            let path = path.to_owned();
+            move |source| DataDirError::Io { path, source }
+        };
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(error(path))?;
+        let lock_path = path.join(LOCK_FILE);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut lock = options.open(&lock_path).map_err(error(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let pid = read_short(&mut lock).ok().and_then(|text| line(&text, 0));
+                return Err(DataDirError::InUse { path: path.to_owned(), pid });
+            }
+            Err(TryLockError::Error(source)) => return Err(error(&lock_path)(source)),
+        }
+        let mut taken = Self { path: path.to_owned(), lock };
+        taken.write_lock(&format!("{}\n", std::process::id()))?;
+        Ok(taken)
+    }
+
+    /// Tells the command line of this user where the daemon is.
+    pub fn announce(&mut self, url: &str) -> Result<(), DataDirError> {
+        self.write_lock(&format!("{}\n{url}\n", std::process::id()))
+    }
+
+    /// Makes the first key where the store has none, and returns its text to be shown once. The file
+    /// is written first: a key that is stored and nowhere else would be lost.
+    pub async fn first_key(&self, store: &dyn Store) -> Result<Option<ApiKeyText>, DataDirError> {
+        if !store.api_keys().await?.is_empty() {
+            return Ok(None);
+        }
+        let text = ApiKeyText::generate();
+        let path = self.path.join(ADMIN_KEY_FILE);
+        write_private(&path, &format!("{}\n", text.reveal()))
+            .map_err(|source| DataDirError::Io { path, source })?;
+        let key = ApiKey {
+            id: text.id().to_owned(),
+            name: ADMIN_KEY_NAME.to_owned(),
+            secret_sha256: text.secret_sha256(),
+            role: Role::Admin,
+            functions: vec![],
+            expires_at: None,
+            created_at: chrono::Utc::now(),
+        };
+        store.create_api_key(&key).await?;
+        Ok(Some(text))
+    }
+
+    fn write_lock(&mut self, text: &str) -> Result<(), DataDirError> {
+        let written = self
+            .lock
+            .set_len(0)
+            .and_then(|()| self.lock.rewind())
+            .and_then(|()| self.lock.write_all(text.as_bytes()));
+        written.map_err(|source| DataDirError::Io { path: self.path.join(LOCK_FILE), source })
+    }
+}
+
+/// The address of the daemon that uses, or last used, this directory.
+pub fn announced_url(data_dir: &Path) -> Option<String> {
+    let mut file = File::open(data_dir.join(LOCK_FILE)).ok()?;
+    line(&read_short(&mut file).ok()?, 1)
+}
+
+/// The key that the first run left in this directory, if this user may read it.
+pub fn admin_key(data_dir: &Path) -> Option<String> {
+    let mut file = File::open(data_dir.join(ADMIN_KEY_FILE)).ok()?;
+    line(&read_short(&mut file).ok()?, 0)
+}
+
+fn read_short(file: &mut File) -> io::Result<String> {
+    let mut text = String::new();
+    file.take(FILE_MAX_BYTES).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn line(text: &str, index: usize) -> Option<String> {
+    text.lines().nth(index).map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned)
+}
+
+/// Replaces the file as a whole, never readable by others, not even for a moment.
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let partial = path.with_extension("partial");
+    match std::fs::remove_file(&partial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&partial, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nova_store::SqlStore;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_second_daemon_is_refused_with_the_first_ones_process_id() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("data");
+        let mut first = DataDir::take(&path).unwrap();
+        first.announce("http://127.0.0.1:9000").unwrap();
+        let error = DataDir::take(&path).unwrap_err().to_string();
+        assert!(error.contains(&std::process::id().to_string()), "{error}");
+        assert_eq!(announced_url(&path).as_deref(), Some("http://127.0.0.1:9000"));
+        drop(first);
+        DataDir::take(&path).unwrap();
+        assert_eq!(announced_url(&path), None, "a daemon that is starting has no address yet");
+    }
+
+    #[tokio::test]
+    async fn the_first_run_leaves_a_key_that_only_its_owner_can_read() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = DataDir::take(root.path()).unwrap();
+        let store = SqlStore::open(&root.path().join("nova.db")).await.unwrap();
+        let text = directory.first_key(&store).await.unwrap().unwrap();
+        assert_eq!(admin_key(root.path()), Some(text.reveal()));
+        let stored = store.api_key(text.id()).await.unwrap().unwrap();
+        assert!(text.opens(&stored));
+        assert_eq!(stored.role, Role::Admin);
+        let mode = std::fs::metadata(root.path().join(ADMIN_KEY_FILE)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(directory.first_key(&store).await.unwrap().is_none(), "only once");
+    }
+}

@@ -1,0 +1,167 @@
+//! Code from local files, as an archive to upload: what `nova register --code` and the daemon's
+//! `code_path` have in common.
+//!
+//! A directory is packed as it is, links included; an archive is taken as it is; any other file is a
+//! single program and becomes the handler. What may be inside is for the daemon to judge.
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use nova_vm::images::code::{ENTRIES_MAX, UNPACKED_MAX_BYTES};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use walkdir::WalkDir;
+
+/// Mode of a single program: it has to be executable to be run.
+const PROGRAM_MODE: u32 = 0o755;
+/// Bytes that tell an archive from a program.
+const MAGIC_BYTES: usize = 262;
+
+/// Why code could not be packed.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// A file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A socket, a device, a pipe.
+    #[error("{0} is neither a file, a directory nor a link; remove it")]
+    Special(PathBuf),
+    /// More than Nova takes.
+    #[error("{path} holds more than {limit}; leave out what the function does not need")]
+    TooLarge {
+        /// The directory or file.
+        path: PathBuf,
+        /// The limit that was met.
+        limit: String,
+    },
+}
+
+/// The archive to upload for `path`.
+pub fn pack(path: &Path, handler: &str) -> Result<Vec<u8>, PackError> {
+    let metadata = std::fs::metadata(path).map_err(|source| read_error(path, source))?;
+    if metadata.is_dir() {
+        return pack_directory(path);
+    }
+    if !metadata.is_file() {
+        return Err(PackError::Special(path.to_owned()));
+    }
+    if metadata.len() > UNPACKED_MAX_BYTES {
+        return Err(too_large(path));
+    }
+    let bytes = std::fs::read(path).map_err(|source| read_error(path, source))?;
+    if is_archive(&bytes) {
+        return Ok(bytes);
+    }
+    pack_program(path, &bytes, handler)
+}
+
+fn is_archive(bytes: &[u8]) -> bool {
+    let start = &bytes[..bytes.len().min(MAGIC_BYTES)];
+    start.starts_with(&[0x1f, 0x8b])
+        || start.starts_with(b"PK\x03\x04")
+        || start.get(257..262) == Some(b"ustar")
+}
+
+fn pack_program(path: &Path, bytes: &[u8], handler: &str) -> Result<Vec<u8>, PackError> {
+    let failed = |source| read_error(path, source);
+    let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(PROGRAM_MODE);
+    header.set_size(bytes.len() as u64);
+    archive.append_data(&mut header, handler, bytes).map_err(failed)?;
+    archive.into_inner().and_then(GzEncoder::finish).map_err(failed)
+}
+
+fn pack_directory(directory: &Path) -> Result<Vec<u8>, PackError> {
+    let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
+    archive.follow_symlinks(false);
+    let (mut bytes, mut entries) = (0, 0);
+    for entry in WalkDir::new(directory).min_depth(1).sort_by_file_name() {
+        let entry = entry.map_err(|error| read_error(directory, error.into()))?;
+        let path = entry.path();
+        let failed = |source| read_error(path, source);
+        let kind = entry.file_type();
+        if !kind.is_dir() && !kind.is_file() && !kind.is_symlink() {
+            return Err(PackError::Special(path.to_owned()));
+        }
+        entries += 1;
+        if entries > ENTRIES_MAX {
+            let limit = format!("{ENTRIES_MAX} files");
+            return Err(PackError::TooLarge { path: directory.to_owned(), limit });
+        }
+        let name = path.strip_prefix(directory).unwrap_or(path);
+        if kind.is_file() {
+            let file = File::open(path).map_err(failed)?;
+            let metadata = file.metadata().map_err(failed)?;
+            bytes += metadata.len();
+            if bytes > UNPACKED_MAX_BYTES {
+                return Err(too_large(directory));
+            }
+            let mut header = tar::Header::new_gnu();
+            header.set_metadata(&metadata);
+            // A file that grows meanwhile must not break the archive.
+            let content = file.take(metadata.len());
+            archive.append_data(&mut header, name, content).map_err(failed)?;
+        } else {
+            archive.append_path_with_name(path, name).map_err(failed)?;
+        }
+    }
+    let failed = |source| read_error(directory, source);
+    archive.into_inner().and_then(GzEncoder::finish).map_err(failed)
+}
+
+fn read_error(path: &Path, source: io::Error) -> PackError {
+    PackError::Read { path: path.to_owned(), source }
+}
+
+fn too_large(path: &Path) -> PackError {
+    let limit = format!("{} MiB", UNPACKED_MAX_BYTES / (1024 * 1024));
+    PackError::TooLarge { path: path.to_owned(), limit }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nova_vm::images::code::{UploadKind, canonicalise};
+
+    fn names(archive: &[u8]) -> Vec<String> {
+        let tar = canonicalise(archive, UploadKind::Archive).unwrap();
+        let mut tar = tar::Archive::new(tar.as_slice());
+        let entries = tar.entries().unwrap();
+        entries.map(|entry| entry.unwrap().path().unwrap().display().to_string()).collect()
+    }
+
+    #[test]
+    fn a_directory_is_packed_with_its_links() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("lib")).unwrap();
+        std::fs::write(root.path().join("lib/a.py"), "a").unwrap();
+        std::os::unix::fs::symlink("lib/a.py", root.path().join("handler")).unwrap();
+        let names = names(&pack(root.path(), "handler").unwrap());
+        assert!(names.contains(&"handler".to_owned()), "{names:?}");
+        assert!(names.contains(&"lib/a.py".to_owned()), "{names:?}");
+    }
+
+    #[test]
+    fn a_single_file_becomes_the_handler_and_an_archive_stays_what_it_is() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("hello.py");
+        std::fs::write(&file, "print(1)").unwrap();
+        let archive = pack(&file, "src/main.py").unwrap();
+        assert!(names(&archive).contains(&"src/main.py".to_owned()));
+        let saved = root.path().join("code.tar.gz");
+        std::fs::write(&saved, &archive).unwrap();
+        assert_eq!(pack(&saved, "handler").unwrap(), archive);
+    }
+
+    #[test]
+    fn a_missing_path_is_named() {
+        let error = pack(Path::new("/no/such/code"), "handler").unwrap_err();
+        assert!(error.to_string().contains("/no/such/code"), "{error}");
+    }
+}

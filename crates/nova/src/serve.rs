@@ -1,0 +1,148 @@
+//! The HTTP server: accepts connections, bounds them, and ends them one by one when told to stop.
+//!
+//! Written on hyper itself rather than on `axum::serve`, which sets no time limit for a request's
+//! head. When a client closes its connection, hyper drops the future of the request in progress: that
+//! is what cancels a call whose caller went away (a test below shows it).
+use axum::Router;
+use axum::body::Body;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+/// Connections at once. Each may hold one payload; more callers than this wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 4096;
+/// How long a client may take for a request's head, or keep a connection without any request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause after an accept that failed: out of file descriptors, most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves until `stop` is cancelled and then closes the listener. What it returns ends the connections
+/// that are left, each after the answer it is working on.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+) -> GracefulShutdown {
+    let connections = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let service = router.map_request(|request: Request<Incoming>| request.map(Body::new));
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    loop {
+        let accepted = async {
+            let place = places.clone().acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            () = stop.cancelled() => return connections,
+            both = accepted => both,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // An answer is written at once; waiting for more to send only delays it.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection ended before it was served");
+            continue;
+        }
+        let service = TowerToHyperService::new(service.clone());
+        let connection = server.serve_connection(TokioIo::new(stream), service);
+        let connection = connections.watch(connection);
+        tokio::spawn(async move {
+            let _place = place;
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection broke");
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::post;
+    use std::net::SocketAddr;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::sync::Notify;
+
+    async fn start(router: Router) -> (SocketAddr, CancellationToken) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        tokio::spawn(serve(listener, router, stop.clone()));
+        (address, stop)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_away_drops_the_handler() {
+        let (entered, dropped) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (inside, gone) = (entered.clone(), dropped.clone());
+        let handler = move || {
+            let (entered, dropped) = (inside.clone(), gone.clone());
+            async move {
+                let token = CancellationToken::new();
+                let watched = token.clone();
+                tokio::spawn(async move {
+                    watched.cancelled().await;
+                    dropped.notify_one();
+                });
+                let _cancels_when_dropped = token.drop_guard();
+                entered.notify_one();
+                std::future::pending::<()>().await;
+            }
+        };
+        let (address, _stop) = start(Router::new().route("/", post(handler))).await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+        client.write_all(request).await.unwrap();
+        entered.notified().await;
+        drop(client);
+        dropped.notified().await;
+    }
+
+    #[tokio::test]
+    async fn after_a_stop_nothing_is_accepted_and_an_answer_in_progress_is_sent() {
+        let (entered, leave) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (inside, let_go) = (entered.clone(), leave.clone());
+        let handler = move || {
+            let (entered, leave) = (inside.clone(), let_go.clone());
+            async move {
+                entered.notify_one();
+                leave.notified().await;
+                "answer"
+            }
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let router = Router::new().route("/", post(handler));
+        let serving = tokio::spawn(serve(listener, router, stop.clone()));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        entered.notified().await;
+        stop.cancel();
+        let connections = serving.await.unwrap();
+        assert!(TcpStream::connect(address).await.is_err(), "the listener is closed");
+        leave.notify_one();
+        connections.shutdown().await;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("answer"), "{answer}");
+    }
+}
