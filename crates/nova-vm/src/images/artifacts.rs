@@ -111,3 +111,41 @@ impl Artifacts {
         found.map(PathBuf::as_path).ok_or(MissingArtifact { what, path })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn what_is_missing_is_named_with_the_way_to_get_it() {
+        let data = tempfile::tempdir().unwrap();
+        let error = Artifacts::new(data.path(), None, None).kernel().unwrap_err().to_string();
+        assert!(error.starts_with("the guest kernel is not installed (no "), "{error}");
+        assert!(error.ends_with("artifacts/kernel/vmlinux); run `nova setup`"), "{error}");
+    }
+
+    #[test]
+    fn a_shared_directory_goes_before_the_own_one() {
+        let (data, shared) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for directory in [&data.path().join("artifacts"), shared.path()] {
+            fs::create_dir_all(directory.join("kernel")).unwrap();
+            fs::write(directory.join("kernel/vmlinux"), "").unwrap();
+        }
+        let found = |shared| Artifacts::new(data.path(), shared, None).kernel().unwrap().vmlinux;
+        assert!(found(Some(shared.path().to_owned())).starts_with(shared.path()));
+        assert!(found(None).starts_with(data.path()));
+        fs::remove_file(shared.path().join("kernel/vmlinux")).unwrap();
+        assert!(found(Some(shared.path().to_owned())).starts_with(data.path()));
+    }
+
+    #[test]
+    fn firecracker_without_its_jailer_is_not_enough() {
+        let (data, given) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let artifacts = Artifacts::new(data.path(), None, Some(given.path().to_owned()));
+        fs::write(given.path().join("firecracker"), "").unwrap();
+        assert_eq!(artifacts.firecracker().unwrap_err().what, "Firecracker's jailer");
+        fs::write(given.path().join("jailer"), "").unwrap();
+        assert_eq!(artifacts.firecracker().unwrap().jailer, given.path().join("jailer"));
+    }
+}

@@ -32,6 +32,11 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8], mode: u32) -> io::Re
     Ok(())
 }
 
+/// Writes a program that containers are given to run.
+pub(crate) fn write_program(path: &Path, content: &[u8]) -> io::Result<()> {
+    write_atomically(path, content, 0o755)
+}
+
 /// SHA-256 of a file, hex, read in pieces.
 pub(crate) fn sha256_of(path: &Path) -> io::Result<String> {
     let mut file = std::fs::File::open(path)?;

@@ -15,6 +15,7 @@ mod runtime;
 
 pub use artifacts::{Artifacts, FirecrackerFiles, KernelFiles, MissingArtifact};
 pub use debian::DebianError;
+pub(crate) use files::write_program;
 pub use host_tool::ToolError;
 pub use install::{FirecrackerRecord, InstallError, Installer, KernelChoice, KernelRecord};
 pub use kernel::prepare_initramfs;

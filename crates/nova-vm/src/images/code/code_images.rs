@@ -4,15 +4,20 @@
 //! <directory>/<hash>/        unpacked, for the container backend
 //! <directory>/<hash>.erofs   a read-only image, for Firecracker
 //! <directory>/.making-*      being made; left only by a crash, removed at the next start
+//! <directory>/.boot-id       the boot of the host in which all this was made
 //! ```
 //!
 //! Each is made once, however many boots ask at the same moment, and appears by a rename: what has its
-//! final name is whole. Who asks again gets the path from memory; nothing is read or hashed. What is
-//! here can be made again from the code source at any time, so deleting the directory of a stopped
-//! daemon is harmless.
+//! final name is whole. Who asks again gets the path from memory; nothing is read or hashed.
+//!
+//! All of it can be made again from the code source, so nothing waits for the disk: after a boot of the
+//! host, when a power cut may have left files without their contents, everything is dropped and made
+//! anew on demand. That is also what bounds it for now: one form of each revision called since the host
+//! booted, at most [`super::UNPACKED_MAX_BYTES`] each.
 use super::read_canonical;
 use crate::driver::CodeSource;
 use crate::images::erofs::{self, Compression};
+use crate::images::files::remove_prefixed;
 use nova_domain::CodeHash;
 use std::collections::HashMap;
 use std::io;
@@ -23,6 +28,10 @@ use tokio::sync::OnceCell;
 
 /// Prefix of what is not finished.
 const MAKING_PREFIX: &str = ".making-";
+/// Holds the id of the host's boot.
+const BOOT_ID_FILE: &str = ".boot-id";
+/// Where the kernel tells it.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Makes and remembers the mountable forms of code.
 pub struct CodeImages {
@@ -41,12 +50,19 @@ enum Form {
 }
 
 impl CodeImages {
-    /// Works in `directory`, which belongs to this daemon alone, and removes what a crashed one left
-    /// half made there.
+    /// Works in `directory`, which belongs to this daemon alone, and removes what a crash of the daemon
+    /// or of the host may have left half made there. Call it while no guest runs.
     pub fn new(directory: impl Into<PathBuf>, source: Arc<dyn CodeSource>) -> io::Result<Self> {
         let directory = directory.into();
         std::fs::create_dir_all(&directory)?;
-        super::super::files::remove_prefixed(&directory, MAKING_PREFIX)?;
+        let boot_id = std::fs::read_to_string(BOOT_ID)?;
+        let boot_id_file = directory.join(BOOT_ID_FILE);
+        if std::fs::read_to_string(&boot_id_file).is_ok_and(|made_in| made_in == boot_id) {
+            remove_prefixed(&directory, MAKING_PREFIX)?;
+        } else {
+            remove_prefixed(&directory, "")?;
+            std::fs::write(&boot_id_file, boot_id)?;
+        }
         Ok(Self { directory, source, made: Mutex::default() })
     }
 
@@ -65,7 +81,8 @@ impl CodeImages {
             let mut made = self.made.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             made.entry((hash.clone(), form)).or_default().clone()
         };
-        cell.get_or_try_init(|| self.make(hash, form)).await.cloned()
+        let made = cell.get_or_try_init(|| self.make(hash, form)).await;
+        made.cloned().map_err(|error| io::Error::new(error.kind(), format!("code {hash}: {error}")))
     }
 
     async fn make(&self, hash: &CodeHash, form: Form) -> io::Result<PathBuf> {
@@ -87,9 +104,8 @@ impl CodeImages {
             Form::Directory => tokio::fs::rename(unpacked, &path).await?,
             Form::Erofs => {
                 let image = making.path().join("image");
-                erofs::write(&unpacked, &image, Compression::None)
-                    .await
-                    .map_err(io::Error::other)?;
+                let written = erofs::write(&unpacked, &image, Compression::None).await;
+                written.map_err(io::Error::other)?;
                 tokio::fs::rename(image, &path).await?;
             }
         }
@@ -103,15 +119,147 @@ impl CodeImages {
 
 fn unpack_verified(archive: &[u8], hash: &CodeHash, target: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
+    let damaged = |problem: String| io::Error::new(io::ErrorKind::InvalidData, problem);
     if CodeHash::of(archive) != *hash {
-        let problem = format!("stored code {hash} is damaged: its hash differs; register it again");
-        return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+        return Err(damaged(
+            "what is stored is damaged (its hash differs); register it again".into(),
+        ));
     }
-    let tree = read_canonical(archive).map_err(|error| {
-        let problem = format!("stored code {hash} is not acceptable: {error}");
-        io::Error::new(io::ErrorKind::InvalidData, problem)
-    })?;
+    let tree = read_canonical(archive)
+        .map_err(|error| damaged(format!("what is stored is not acceptable: {error}")))?;
     std::fs::create_dir(target)?;
     std::fs::set_permissions(target, PermissionsExt::from_mode(0o755))?;
     tree.unpack(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::images::code::{UploadKind, canonicalise};
+    use bytes::Bytes;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// Hands out one archive under every hash, and counts how often.
+    struct Stored {
+        archive: Bytes,
+        fetched: AtomicU32,
+    }
+
+    #[async_trait::async_trait]
+    impl CodeSource for Stored {
+        async fn fetch(&self, _: &CodeHash) -> io::Result<Bytes> {
+            self.fetched.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+            match self.archive.is_empty() {
+                true => Err(io::Error::new(io::ErrorKind::NotFound, "no such blob")),
+                false => Ok(self.archive.clone()),
+            }
+        }
+    }
+
+    struct Bench {
+        directory: tempfile::TempDir,
+        stored: Arc<Stored>,
+        hash: CodeHash,
+    }
+
+    fn bench(archive: Vec<u8>) -> Bench {
+        let hash = CodeHash::of(&archive);
+        let stored = Arc::new(Stored { archive: archive.into(), fetched: AtomicU32::new(0) });
+        Bench { directory: tempfile::tempdir().unwrap(), stored, hash }
+    }
+
+    impl Bench {
+        fn images(&self) -> CodeImages {
+            CodeImages::new(self.directory.path(), self.stored.clone()).unwrap()
+        }
+
+        /// The names in the directory, without the boot id's.
+        fn left(&self) -> Vec<String> {
+            let entries = fs::read_dir(self.directory.path()).unwrap();
+            let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            names.filter(|name| name != BOOT_ID_FILE).collect()
+        }
+    }
+
+    fn program() -> Vec<u8> {
+        canonicalise(b"#!/bin/sh\n", UploadKind::Inline { handler: "bin/run" }).unwrap()
+    }
+
+    #[tokio::test]
+    async fn code_is_unpacked_for_a_user_who_is_not_its_owner() {
+        let bench = bench(program());
+        let directory = bench.images().directory(&bench.hash).await.unwrap();
+        let mode =
+            |path: &str| fs::metadata(directory.join(path)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode(""), mode("bin"), mode("bin/run")), (0o755, 0o755, 0o755));
+        assert_eq!(fs::read(directory.join("bin/run")).unwrap(), b"#!/bin/sh\n");
+    }
+
+    #[tokio::test]
+    async fn many_boots_at_once_make_it_once() {
+        let bench = bench(program());
+        let images = bench.images();
+        let calls = futures::future::join_all((0..20).map(|_| images.directory(&bench.hash))).await;
+        assert!(calls.iter().all(|path| path.as_ref().unwrap() == calls[0].as_ref().unwrap()));
+        assert_eq!(bench.stored.fetched.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn an_erofs_image_is_made_of_it() {
+        let bench = bench(program());
+        let image = bench.images().erofs(&bench.hash).await.unwrap();
+        let bytes = fs::read(&image).unwrap();
+        assert_eq!(bytes[1024..1028], 0xe0f5_e1e2_u32.to_le_bytes(), "the magic of EROFS");
+        assert_eq!(bench.left(), [format!("{}.erofs", bench.hash)]);
+    }
+
+    #[tokio::test]
+    async fn a_restarted_daemon_finds_what_is_whole_and_removes_what_is_not() {
+        let bench = bench(program());
+        let made = bench.images().directory(&bench.hash).await.unwrap();
+        fs::create_dir(bench.directory.path().join(".making-crashed")).unwrap();
+        assert_eq!(bench.images().directory(&bench.hash).await.unwrap(), made);
+        assert_eq!(bench.stored.fetched.load(Ordering::Relaxed), 1);
+        assert_eq!(bench.left(), [bench.hash.to_string()]);
+    }
+
+    #[tokio::test]
+    async fn after_a_boot_of_the_host_everything_is_made_anew() {
+        let bench = bench(program());
+        let made = bench.images().directory(&bench.hash).await.unwrap();
+        fs::write(made.join("bin/run"), "").unwrap();
+        fs::write(bench.directory.path().join(BOOT_ID_FILE), "another boot").unwrap();
+        let made = bench.images().directory(&bench.hash).await.unwrap();
+        assert_eq!(fs::read(made.join("bin/run")).unwrap(), b"#!/bin/sh\n");
+    }
+
+    #[tokio::test]
+    async fn damaged_and_hostile_blobs_are_refused_and_leave_nothing() {
+        let mut bench = bench(program());
+        bench.hash = CodeHash::of(b"something else");
+        let error = bench.images().directory(&bench.hash).await.unwrap_err();
+        assert!(error.to_string().contains("damaged"), "{error}");
+        assert!(error.to_string().contains(bench.hash.as_str()), "{error}");
+        assert!(bench.left().is_empty());
+
+        let bench = self::bench(b"not a tar at all".to_vec());
+        let error = bench.images().erofs(&bench.hash).await.unwrap_err();
+        assert!(error.to_string().contains("not acceptable"), "{error}");
+        assert!(bench.left().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_not_remembered() {
+        let mut bench = bench(Vec::new());
+        let images = bench.images();
+        assert!(images.directory(&bench.hash).await.is_err());
+        assert!(images.directory(&bench.hash).await.is_err());
+        assert_eq!(bench.stored.fetched.load(Ordering::Relaxed), 2);
+        bench.stored = Arc::new(Stored { archive: program().into(), fetched: AtomicU32::new(0) });
+        bench.hash = CodeHash::of(&program());
+        assert!(bench.images().directory(&bench.hash).await.is_ok());
+    }
 }

@@ -1,7 +1,7 @@
 //! Uploads that a user would send, and uploads that an attacker would.
 use super::*;
 use proptest::prelude::*;
-use std::io::Write;
+use std::io::{Read, Write};
 
 /// A tar entry: name, type, mode, link target or content.
 type Entry = (&'static str, tar::EntryType, u32, &'static str);
@@ -71,8 +71,6 @@ fn listing(canonical: &[u8]) -> Vec<(String, u32, String)> {
     });
     entries.collect()
 }
-
-use std::io::Read;
 
 #[test]
 fn inline_text_becomes_the_handler() {
@@ -302,6 +300,13 @@ fn hostile_zip_entries_are_refused_by_name() {
         let error = archive(&zip).unwrap_err();
         assert!(error.to_string().contains(problem), "{error}");
     }
+}
+
+#[test]
+fn a_program_in_a_zip_without_modes_is_executable() {
+    let made = archive(&zip_of(&[("run", 0o644, b"#!/bin/sh\n"), ("text", 0o644, b"x")])).unwrap();
+    let modes: Vec<u32> = listing(&made).iter().map(|entry| entry.1).collect();
+    assert_eq!(modes, [0o755, 0o644]);
 }
 
 #[test]

@@ -60,13 +60,20 @@ fn add(tree: &mut Tree, mut entry: zip::read::ZipFile<'_, impl Read>) -> Result<
         0 | TYPE_REGULAR if entry.is_dir() => tree.add_directory(&name),
         0 | TYPE_REGULAR => {
             let content = read_content(&mut entry, &name, tree.bytes_left())?;
-            tree.add_file(&name, content, mode & 0o111 != 0)
+            let executable = mode & 0o111 != 0 || is_program(&content);
+            tree.add_file(&name, content, executable)
         }
         _ => {
             let hint = "pack only files, directories and symbolic links";
             Err(CodeError::entry(&name, "is a device, pipe or socket", hint))
         }
     }
+}
+
+/// Zips made without Unix modes (on Windows, by many libraries) lose the executable bit, so a program is
+/// also known by how it starts.
+fn is_program(content: &[u8]) -> bool {
+    content.starts_with(b"\x7fELF") || content.starts_with(b"#!")
 }
 
 /// The unpacked bytes of an entry, its checksum verified. The size in its header is a claim that

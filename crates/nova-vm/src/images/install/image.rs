@@ -205,11 +205,17 @@ async fn build_tree(
         progress.percent(100.0 * number as f32 / files.len() as f32);
         tree.unpack(file).await?;
     }
-    tree.complete(common, &manifest.image).map_err(InstallError::file(&root))?;
+    let (completed, common, recipe) = (tree.clone(), common.clone(), manifest.image.clone());
+    let complete = move || completed.complete(&common, &recipe);
+    let done = tokio::task::spawn_blocking(complete).await.map_err(InstallError::task)?;
+    done.map_err(InstallError::file(&root))?;
     for step in &manifest.image.steps {
         progress.step(&format!("running {}", step.command.first().map_or("", String::as_str)));
         tree.run(step).await?;
     }
-    tree.normalise_modes().map_err(InstallError::file(&root))?;
+    let normalised = tree.clone();
+    let normalise = move || normalised.normalise_modes();
+    let done = tokio::task::spawn_blocking(normalise).await.map_err(InstallError::task)?;
+    done.map_err(InstallError::file(&root))?;
     Ok(tree)
 }

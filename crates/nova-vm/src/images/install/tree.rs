@@ -55,6 +55,7 @@ const CERTIFICATES: &str = "usr/share/ca-certificates/mozilla";
 const CERTIFICATE_BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
 
 /// An unpacked image that is being worked on.
+#[derive(Debug, Clone)]
 pub(super) struct Tree {
     root: PathBuf,
 }

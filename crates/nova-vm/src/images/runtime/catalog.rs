@@ -133,3 +133,64 @@ pub(crate) fn read_record(path: &Path) -> io::Result<RuntimeRecord> {
     }
     Ok(record)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "aa35d666f6cda71ba38a957623fc4a5ef53e7848c46a02e7f585c12eca2ca539";
+
+    /// Writes a record and its image of `size` bytes.
+    fn install(data: &Path, id: &str, claimed: u64, size: usize) {
+        let images = data.join("artifacts/images");
+        fs::create_dir_all(&images).unwrap();
+        let record = format!(
+            r#"{{"id": "{id}", "version": "1", "digest": "{DIGEST}", "size": {claimed}, "env": {{}},
+                "commands": {{"process": ["/code/{{handler}}", "{{input}}"]}}, "memory_min_mb": 64,
+                "aliases": ["{id}-alias"]}}"#
+        );
+        fs::write(images.join(format!("{id}.json")), record).unwrap();
+        fs::write(images.join(format!("{DIGEST}.erofs")), vec![0; size]).unwrap();
+    }
+
+    fn ids(catalog: &RuntimeCatalog) -> Vec<String> {
+        catalog.list().iter().map(|image| image.id.to_string()).collect()
+    }
+
+    #[test]
+    fn an_installed_runtime_is_found_by_its_id_and_its_alias() {
+        let data = tempfile::tempdir().unwrap();
+        install(data.path(), "lua", 10, 10);
+        let catalog = RuntimeCatalog::open(Artifacts::new(data.path(), None, None)).unwrap();
+        let id = |text| RuntimeId::parse(text).unwrap();
+        assert_eq!(catalog.get(&id("lua")).unwrap().id, id("lua"));
+        assert_eq!(catalog.get(&id("lua-alias")).unwrap().id, id("lua"));
+        assert_eq!(catalog.get(&id("javascript")), None);
+        assert!(catalog.image_path(DIGEST).unwrap().is_file());
+    }
+
+    #[test]
+    fn a_runtime_added_later_appears_after_a_reload() {
+        let data = tempfile::tempdir().unwrap();
+        let catalog = RuntimeCatalog::open(Artifacts::new(data.path(), None, None)).unwrap();
+        assert!(ids(&catalog).is_empty());
+        install(data.path(), "lua", 10, 10);
+        catalog.reload().unwrap();
+        assert_eq!(ids(&catalog), ["lua"]);
+    }
+
+    #[test]
+    fn a_damaged_runtime_is_left_out_and_the_others_work() {
+        let data = tempfile::tempdir().unwrap();
+        install(data.path(), "lua", 10, 10);
+        install(data.path(), "cut-short", 11, 10);
+        let images = data.path().join("artifacts/images");
+        fs::write(images.join("broken.json"), "{").unwrap();
+        let renamed = fs::read_to_string(images.join("lua.json")).unwrap();
+        fs::write(images.join("other.json"), &renamed).unwrap();
+        let escaping = renamed.replace("lua", "escaping").replace(DIGEST, "../../../etc/passwd");
+        fs::write(images.join("escaping.json"), escaping).unwrap();
+        let catalog = RuntimeCatalog::open(Artifacts::new(data.path(), None, None)).unwrap();
+        assert_eq!(ids(&catalog), ["lua"]);
+    }
+}
