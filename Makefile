@@ -65,7 +65,7 @@ deploy: build ## copies bin/nova to SERVER=user@host over ssh and sets it up as 
 	@deploy/push $(SERVER)
 
 clean: ## what builds made; the daemon of `make run` must be stopped first
-	@if [ -f .nova/run.pid ] && kill -0 "$$(cat .nova/run.pid)" 2>/dev/null; then \
-		echo "a daemon runs from .nova/: stop it with 'kill $$(cat .nova/run.pid)' first" >&2; exit 1; fi
+	@if [ -f .nova/daemon.pid ] && ! flock --nonblock .nova/daemon.pid true; then \
+		echo "a daemon runs from .nova/: stop it with 'kill $$(head -n 1 .nova/daemon.pid)' first" >&2; exit 1; fi
 	@cargo clean
 	@rm -rf bin .cache .nova

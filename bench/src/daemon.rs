@@ -1,6 +1,6 @@
 //! A daemon for the time of a benchmark, with one persistent Python function in it.
 use anyhow::{Context, Result, bail};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -40,13 +40,15 @@ impl Daemon {
             .spawn()
             .with_context(|| format!("{} does not start", nova.display()))?;
         let mut daemon = Self { child, home, authority: String::new(), key: String::new() };
-        daemon.authority = daemon.wait_for(&data.join("address"))?;
-        daemon.key = daemon.wait_for(&data.join("admin.key"))?;
+        let announced = daemon.wait_for(&data.join("daemon.pid"), "http://")?;
+        daemon.authority = announced.rsplit('/').next().unwrap_or_default().to_owned();
+        daemon.key = daemon.wait_for(&data.join("admin.key"), "nova_")?;
         daemon.register(nova)?;
         Ok(daemon)
     }
 
-    fn wait_for(&mut self, file: &PathBuf) -> Result<String> {
+    /// The text of a file that the daemon writes, once there is `sign` in it.
+    fn wait_for(&mut self, file: &Path, sign: &str) -> Result<String> {
         let started = Instant::now();
         while started.elapsed() < PATIENCE {
             if let Some(status) = self.child.try_wait()? {
@@ -54,7 +56,7 @@ impl Daemon {
                 bail!("the daemon ended with {status}:\n{log}");
             }
             match std::fs::read_to_string(file) {
-                Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+                Ok(text) if text.contains(sign) => return Ok(text.trim().to_owned()),
                 _ => std::thread::sleep(Duration::from_millis(10)),
             }
         }

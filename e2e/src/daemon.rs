@@ -44,15 +44,15 @@ impl<'a> DaemonOptions<'a> {
 
     /// Starts it and waits until it answers.
     pub async fn start(&self) -> Daemon {
-        let address_file = self.data_dir.join("address");
-        std::fs::remove_file(&address_file).ok();
         let mut child = self.command().spawn().expect("NOVA_BIN starts");
-        let url = eventually("the daemon writes its address", async || {
+        let url = eventually("the daemon announces its address", async || {
             if let Some(status) = child.try_wait().expect("a child can be waited for") {
                 panic!("the daemon ended with {status}:\n{}", log(self.data_dir));
             }
-            let address = std::fs::read_to_string(&address_file).ok()?;
-            Some(format!("http://{}", address.trim()))
+            let text = std::fs::read_to_string(self.data_dir.join("daemon.pid")).ok()?;
+            let (pid, url) = text.split_once('\n')?;
+            let announced = pid == child.id().to_string() && url.ends_with('\n');
+            announced.then(|| url.trim().to_owned())
         })
         .await;
         let key = std::fs::read_to_string(self.data_dir.join("admin.key")).expect("an admin key");

@@ -7,12 +7,13 @@ pub mod cgroup;
 pub mod container;
 pub mod driver;
 pub mod firecracker;
+pub mod host;
+pub mod images;
 pub mod lease;
 pub mod network;
 pub mod owner;
 pub mod reconcile;
 pub mod slots;
-pub mod images;
 
 pub use driver::{
     BootError, CodeSource, EventSink, ExecError, ExecRequest, MicroVm, VmDriver, VmId, VmSpec,

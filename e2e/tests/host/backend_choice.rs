@@ -43,15 +43,19 @@ async fn a_directory_that_ran_firecracker_never_falls_back() {
     assert!(said.contains("firecracker"), "{said}");
 }
 
-/// On a host without usable KVM: asked for by name, Firecracker is refused, not replaced.
+/// Asked for by name, Firecracker is refused where it is not installed, never replaced.
 async fn refuses_without_firecracker() {
     let home = scratch();
     let data = home.path().join("data");
-    let options =
-        DaemonOptions { arguments: &["--backend", "firecracker"], ..DaemonOptions::new(&data) };
+    let options = DaemonOptions {
+        arguments: &["--backend", "firecracker"],
+        environment: &[("NOVA_FIRECRACKER_DIR", "/nonexistent")],
+        ..DaemonOptions::new(&data)
+    };
     let output = options.command().stderr(std::process::Stdio::piped()).output().unwrap();
     assert!(!output.status.success());
-    assert!(!output.stderr.is_empty());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("/nonexistent/firecracker"), "{said}");
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ async fn a_second_daemon_on_the_same_directory_is_refused() {
     let output = options.command().stderr(std::process::Stdio::piped()).output().unwrap();
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("in use by another daemon"), "{said}");
+    assert!(said.contains("used by another daemon"), "{said}");
     create(&daemon, "sleeper", SLEEPER, json!({})).await;
     assert_eq!(call(&daemon, "sleeper", json!(1)).await, 1, "the first is not disturbed");
     assert!(daemon.terminate().success());
