@@ -106,7 +106,7 @@ impl Boot<'_> {
                 what: format!("runtime image {}", spec.image_digest),
                 problem: "it is not installed any more; `nova runtime add` brings it back".into(),
             })?;
-            host.mounts.get(&spec.image_digest, &image).await
+            host.mounts.get(&spec.image_digest, &image, &host.tasks).await
         };
         let code = async {
             let problem = |error: io::Error| BootError::Artifact {
@@ -198,7 +198,8 @@ impl Boot<'_> {
         let status = self.remains.run(child).await.map_err(|error| failed(&error))?;
         if !status.success() {
             let program = runtime.program().display();
-            let error = failed(&format_args!("{program} failed ({status})"));
+            let complaints = runtime.complaints(&directory);
+            let error = failed(&format_args!("{program} failed ({status}){complaints}"));
             return Err(self.with_console(error).await);
         }
         Process::from_pid_file(&pid_file(&directory))

@@ -5,6 +5,8 @@
 //! where only root can go.
 use crate::driver::BootError;
 use crate::owner::Owner;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::collections::HashMap;
@@ -12,19 +14,31 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::process::Command;
-use tokio::sync::OnceCell;
+use tokio_util::task::TaskTracker;
 
 /// The program that sets up a loop device together with a mount, where the kernel cannot mount a
 /// file itself (before Linux 6.12).
 const MOUNT_PROGRAM: &str = "/bin/mount";
 
+/// A mount under way or done, that any number of boots can wait for.
+type Mounting = Shared<BoxFuture<'static, Result<PathBuf, Problem>>>;
+
 /// The mounted images of one daemon.
 #[derive(Debug)]
 pub(super) struct ImageMounts {
     directory: PathBuf,
-    mounted: Mutex<HashMap<String, Arc<OnceCell<PathBuf>>>>,
+    mounted: Mutex<HashMap<String, Mounting>>,
+}
+
+/// Why an image is not mounted.
+#[derive(Debug, Clone, thiserror::Error)]
+enum Problem {
+    #[error("{0} is missing")]
+    Missing(String),
+    #[error("{0} cannot be mounted: {1}")]
+    Failed(String, String),
 }
 
 impl ImageMounts {
@@ -32,30 +46,53 @@ impl ImageMounts {
         Self { directory: directory(owner), mounted: Mutex::default() }
     }
 
-    /// Where the image with this digest is mounted. Mounts it on the first call.
-    pub async fn get(&self, digest: &str, image: &Path) -> Result<PathBuf, BootError> {
+    /// Where the image with this digest is mounted. The first call mounts it, as one of `tasks`: it
+    /// goes on if its caller leaves, so that two mounts never meet.
+    pub async fn get(
+        &self,
+        digest: &str,
+        image: &Path,
+        tasks: &TaskTracker,
+    ) -> Result<PathBuf, BootError> {
         if digest.is_empty() || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(artifact(digest, "its digest is not hexadecimal; install it again"));
+            return Err(artifact(digest, "its digest is not hexadecimal"));
         }
-        let cell = {
-            let mut mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(mounted.entry(digest.to_owned()).or_default())
-        };
-        let target = self.directory.join(digest);
-        let mounted = cell.get_or_try_init(|| mount_image(image, target)).await;
-        mounted.cloned().map_err(|error| {
-            let problem = match error.kind() {
-                io::ErrorKind::NotFound => format!("{} is missing", image.display()),
-                _ => format!("{} cannot be mounted: {error}", image.display()),
-            };
-            artifact(digest, &format!("{problem}; install the runtime again"))
+        let mounting = self
+            .mounted()
+            .entry(digest.to_owned())
+            .or_insert_with(|| {
+                let task = tasks.spawn(mount_image(image.to_owned(), self.directory.join(digest)));
+                let name = image.display().to_string();
+                let result = async move {
+                    let result = task.await.map_err(io::Error::other).and_then(|result| result);
+                    result.map_err(|error| match error.kind() {
+                        io::ErrorKind::NotFound => Problem::Missing(name),
+                        _ => Problem::Failed(name, error.to_string()),
+                    })
+                };
+                result.boxed().shared()
+            })
+            .clone();
+        let result = mounting.clone().await;
+        result.map_err(|problem| {
+            let mut mounted = self.mounted();
+            // The next boot tries again.
+            if mounted.get(digest).is_some_and(|current| current.ptr_eq(&mounting)) {
+                mounted.remove(digest);
+            }
+            artifact(digest, &problem.to_string())
         })
+    }
+
+    fn mounted(&self) -> MutexGuard<'_, HashMap<String, Mounting>> {
+        self.mounted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn artifact(digest: &str, problem: &str) -> BootError {
     let short: String = digest.chars().take(12).collect();
-    BootError::Artifact { what: format!("runtime image {short}"), problem: problem.into() }
+    let problem = format!("{problem}; install the runtime again");
+    BootError::Artifact { what: format!("runtime image {short}"), problem }
 }
 
 /// The directory that holds an owner's mount points.
@@ -63,13 +100,11 @@ fn directory(owner: &Owner) -> PathBuf {
     PathBuf::from(format!("/run/{}", owner.cgroup_name()))
 }
 
-/// A mount whose caller goes away stays, and the next caller mounts over it: harmless, and unmounted
-/// with the rest.
-async fn mount_image(image: &Path, target: PathBuf) -> io::Result<PathBuf> {
-    let (source, at) = (image.to_owned(), target.clone());
+async fn mount_image(image: PathBuf, target: PathBuf) -> io::Result<PathBuf> {
+    let (source, at) = (image.clone(), target.clone());
     let direct = tokio::task::spawn_blocking(move || mount_file(&source, &at));
     if !direct.await.map_err(io::Error::other)?? {
-        loop_mount(image, &target).await?;
+        loop_mount(&image, &target).await?;
     }
     Ok(target)
 }

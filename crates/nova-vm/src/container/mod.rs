@@ -87,8 +87,8 @@ struct Host {
     catalog: Arc<RuntimeCatalog>,
     code: Arc<CodeImages>,
     mounts: ImageMounts,
-    /// Removals under way.
-    clearing: TaskTracker,
+    /// What goes on even if nobody waits for it: removals, and mounts of images.
+    tasks: TaskTracker,
 }
 
 impl fmt::Debug for Host {
@@ -127,7 +127,7 @@ impl ContainerDriver {
             catalog,
             code,
             mounts: ImageMounts::new(&owner),
-            clearing: TaskTracker::new(),
+            tasks: TaskTracker::new(),
             owner,
         };
         Ok(Self { host: Arc::new(host) })
@@ -136,8 +136,8 @@ impl ContainerDriver {
     /// Removes what is left when all guests were stopped or dropped: waits for removals under way,
     /// unmounts the images, removes the cgroup above those of the guests.
     pub async fn shutdown(&self) {
-        self.host.clearing.close();
-        self.host.clearing.wait().await;
+        self.host.tasks.close();
+        self.host.tasks.wait().await;
         let owner = self.host.owner.clone();
         let cgroup = self.host.cgroups.group(owner.cgroup_name());
         let failed = tokio::task::spawn_blocking(move || {

@@ -13,6 +13,9 @@ use tokio::time::timeout;
 /// How long deleting a container whose processes are dead may take.
 const DELETE_WITHIN: Duration = Duration::from_secs(10);
 
+/// How much of its log is read: a failure takes a dozen lines.
+const LOG_MAX_BYTES: usize = 16 * 1024;
+
 /// An OCI runtime and the directory where it keeps its state.
 #[derive(Debug, Clone)]
 pub(super) struct OciRuntime {
@@ -39,9 +42,9 @@ impl OciRuntime {
     /// runtime's own complaints go to `output`.
     pub fn run(&self, id: &str, bundle: &Path, output: PipeWriter) -> io::Result<Child> {
         self.command()
-            // Its warnings go to a file, and only the reason of a failure to `output`.
+            // Its warnings go to a file, and only the last reason of a failure to `output`.
             .arg("--log")
-            .arg(bundle.join("runtime.log"))
+            .arg(log_file(bundle))
             .arg("run")
             .arg("--detach")
             .arg("--bundle")
@@ -52,6 +55,14 @@ impl OciRuntime {
             .stdout(output.try_clone()?)
             .stderr(output)
             .spawn()
+    }
+
+    /// The errors that the last run logged, each after a semicolon.
+    pub fn complaints(&self, bundle: &Path) -> String {
+        let log = std::fs::read(log_file(bundle)).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log[..log.len().min(LOG_MAX_BYTES)]);
+        let severe = |line: &&str| line.contains("level=error") || line.contains("level=fatal");
+        log.lines().filter(severe).map(|line| format!("; {line}")).collect()
     }
 
     /// Removes a container whose processes were killed. True when nothing of it is left.
@@ -79,6 +90,11 @@ impl OciRuntime {
         command.arg("--root").arg(&self.root).env_clear().stdin(Stdio::null()).process_group(0);
         command
     }
+}
+
+/// Where the runtime writes what it has to say beside the reason of its failure.
+fn log_file(bundle: &Path) -> PathBuf {
+    bundle.join("runtime.log")
 }
 
 /// Where the runtime writes the pid of the container's first process.

@@ -131,7 +131,7 @@ impl Remains {
 
     fn start_clearing(&mut self) -> Option<JoinHandle<()>> {
         let inner = self.inner.take()?;
-        Some(self.host.clearing.spawn_on(inner.clear(Arc::clone(&self.host)), &self.handle))
+        Some(self.host.tasks.spawn_on(inner.clear(Arc::clone(&self.host)), &self.handle))
     }
 }
 
