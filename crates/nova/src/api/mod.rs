@@ -96,6 +96,7 @@ pub struct Settings {
 
 /// One line of the table.
 struct Route {
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the test of the table"))]
     method: MethodFilter,
     path: &'static str,
     access: Access,
