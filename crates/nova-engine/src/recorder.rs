@@ -190,6 +190,3 @@ async fn write_batch(inner: &Inner, store: &dyn Store, (records, logs): &Batch) 
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

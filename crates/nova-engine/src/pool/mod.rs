@@ -14,9 +14,6 @@ pub(crate) mod policy;
 mod ticker;
 mod vm;
 
-#[cfg(test)]
-mod tests;
-
 pub(crate) use lease::{Lease, ms};
 
 use crate::metrics::Metrics;
@@ -86,6 +83,9 @@ struct Books {
     next_tick: Option<policy::Millis>,
 }
 
+/// What a caller waits for.
+type Answer = oneshot::Receiver<Result<Lease, AcquireError>>;
+
 struct Caller {
     answer: oneshot::Sender<Result<Lease, AcquireError>>,
     arrived: Instant,
@@ -141,17 +141,22 @@ impl Pool {
     /// A slot of a VM for one call. Waits as long as the function's timeout allows; dropping the
     /// future gives the place in the queue up.
     pub async fn acquire(&self, function: &FunctionName) -> Result<Lease, AcquireError> {
+        let (waiter, granted) = self.enqueue(function);
+        let leaving = Leaving { pool: self, function, waiter };
+        let granted = granted.await;
+        // Whoever has its answer has left the queue already.
+        std::mem::forget(leaving);
+        granted.unwrap_or(Err(AcquireError::Draining))
+    }
+
+    fn enqueue(&self, function: &FunctionName) -> (WaiterId, Answer) {
         let (answer, granted) = oneshot::channel();
         let mut books = self.books();
         let waiter = WaiterId(books.next_waiter);
         books.next_waiter += 1;
         books.callers.insert(waiter, Caller { answer, arrived: Instant::now() });
         self.act(books, Event::Acquire { function: function.clone(), waiter }, None);
-        let leaving = Leaving { pool: self, function, waiter };
-        let granted = granted.await;
-        // Whoever has its answer has left the queue already.
-        std::mem::forget(leaving);
-        granted.unwrap_or(Err(AcquireError::Draining))
+        (waiter, granted)
     }
 
     /// What there is now.

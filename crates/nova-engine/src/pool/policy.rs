@@ -180,6 +180,7 @@ impl PoolState {
     }
 
     /// Whether nothing is left to wait for: no VM, no waiter.
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.vms.is_empty() && self.hungry.is_empty()
     }

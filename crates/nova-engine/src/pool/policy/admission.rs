@@ -8,8 +8,10 @@ use std::collections::BTreeSet;
 /// booting; short against the usual timeout of 30 s, so that many functions get their turn.
 pub(super) const TURN_MS: Millis = 500;
 
-/// A place in the line for boots: fewest VMs first, then whoever came first.
-type Place = (u32, WaiterId, FunctionName);
+/// A place in the line for boots: fewest VMs first; among functions without any whichever waits
+/// without one for longest, so that one that has just made way stands behind all others; then
+/// whoever came first.
+type Place = (u32, Millis, WaiterId, FunctionName);
 
 impl PoolState {
     /// Starts the boots that callers need and the host has room for; has room made for the next.
@@ -30,7 +32,7 @@ impl PoolState {
         // What the boots that must wait will have once VMs have stopped.
         let mut soon = self.free_room().with(self.stopping);
         let mut waiting = 0;
-        while let Some((share, _, name)) = line.pop_first() {
+        while let Some((share, _, _, name)) = line.pop_first() {
             let need = self.need(&name);
             if waiting == 0 && self.free_room().fits(need) {
                 if self.booting >= self.limits.boots_max {
@@ -90,9 +92,9 @@ impl PoolState {
         let function = self.functions.get(name)?;
         let served = function.served_by_boots(function.booting + boots_ahead);
         let first = function.queue.get(served)?;
-        function
-            .may_have(boots_ahead)
-            .then(|| (function.live + boots_ahead, first.id, name.clone()))
+        let share = function.live + boots_ahead;
+        let since = if share == 0 { function.waits_without_vm_since() } else { 0 };
+        function.may_have(boots_ahead).then(|| (share, since, first.id, name.clone()))
     }
 
     /// Whether a VM of function `name` that has just ended a call must make way for a function that
@@ -110,8 +112,8 @@ impl PoolState {
             return true;
         }
         let came_first = own.queue.front().is_none_or(|waiter| first.id < waiter.id);
-        let waits_since = first.arrived.max(other.without_vm_since);
-        other.live == 0 && (came_first || now >= waits_since + TURN_MS)
+        let waited_a_turn = now >= other.waits_without_vm_since() + TURN_MS;
+        other.live == 0 && (came_first || waited_a_turn)
     }
 
     /// The VM that idles longest; one that `min_replicas` keeps only where all are kept.
@@ -131,6 +133,11 @@ impl PoolState {
 }
 
 impl super::Function {
+    /// For a function without VMs: since when its first caller and it have neither.
+    fn waits_without_vm_since(&self) -> Millis {
+        self.queue.front().map_or(0, |first| first.arrived.max(self.without_vm_since))
+    }
+
     /// Whether one more VM after `boots_ahead` others stays within `max_replicas`.
     fn may_have(&self, boots_ahead: u32) -> bool {
         let max = self.shape.as_ref().map_or(0, |shape| shape.replicas_max);
