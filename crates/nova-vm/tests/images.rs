@@ -1,10 +1,14 @@
 //! Real images, made from the distribution's packages and run. Needs a package mirror, erofs-utils and
 //! user namespaces; what is downloaded is kept between runs of the tests.
+#![allow(clippy::unwrap_used)]
 use nova_domain::{Mode, RuntimeId};
-use nova_vm::images::{Installer, RuntimeRecord, Silent, shipped_manifests};
+use nova_vm::images::{
+    Installer, KernelChoice, Progress, RuntimeRecord, Silent, shipped_manifests,
+};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use tokio::sync::mpsc;
 
 /// A data directory whose packages outlive the test. Tests that use the same one wait for each other.
 fn data_directory() -> PathBuf {
@@ -160,4 +164,124 @@ async fn a_runtime_that_is_not_shipped_is_refused_with_those_that_are() {
     assert!(error.contains("`javascript`") && error.contains("base, node, python"), "{error}");
     let error = installer.remove_runtime(&id("python")).await.unwrap_err().to_string();
     assert!(error.contains("`python` is not installed"), "{error}");
+}
+
+/// Reports the steps of an installation.
+struct Steps(mpsc::UnboundedSender<String>);
+
+impl Progress for Steps {
+    fn step(&self, what: &str) {
+        self.0.send(what.to_owned()).unwrap();
+    }
+
+    fn percent(&self, percent: f32) {
+        assert!((0.0..=100.0).contains(&percent), "{percent}");
+    }
+}
+
+fn half_made(data: &Path) -> Vec<String> {
+    let entries = fs::read_dir(data.join("artifacts")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with('.')).collect()
+}
+
+#[tokio::test]
+async fn an_interrupted_installation_goes_on_with_what_it_had_downloaded() {
+    let data = tempfile::tempdir().unwrap();
+    let installer = Installer::new(data.path());
+    let (steps, mut seen) = mpsc::unbounded_channel();
+    let steps = Steps(steps);
+    let unpacking = async {
+        while let Some(step) = seen.recv().await {
+            if step.starts_with("unpacking") {
+                return;
+            }
+        }
+    };
+    let base = id("base");
+    tokio::select! {
+        _ = installer.add_runtime(&base, &steps) => panic!("it was not interrupted"),
+        () = unpacking => {}
+    }
+    // As after a crash.
+    fs::create_dir(data.path().join("artifacts/.making-crashed")).unwrap();
+    installer.add_runtime(&id("base"), &steps).await.unwrap();
+    drop(steps);
+    let mut again = Vec::new();
+    while let Some(step) = seen.recv().await {
+        again.push(step);
+    }
+    assert!(again.iter().any(|step| step == "writing the image"), "{again:?}");
+    assert!(!again.iter().any(|step| step.starts_with("downloading")), "{again:?}");
+    assert_eq!(half_made(data.path()), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_daemon_that_starts_removes_what_a_crashed_installation_left() {
+    let data = tempfile::tempdir().unwrap();
+    let installer = Installer::new(data.path());
+    installer.remove_leftovers().unwrap();
+    fs::create_dir_all(data.path().join("artifacts/.making-crashed")).unwrap();
+    for directory in ["artifacts/images", "artifacts/kernel", "artifacts/bin", "cache"] {
+        fs::create_dir_all(data.path().join(directory)).unwrap();
+    }
+    let lock = fs::File::create(data.path().join("cache/lock")).unwrap();
+    lock.lock().unwrap();
+    installer.remove_leftovers().unwrap();
+    assert_eq!(half_made(data.path()), [".making-crashed"], "somebody is still making it");
+    drop(lock);
+    installer.remove_leftovers().unwrap();
+    assert_eq!(half_made(data.path()), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_damaged_download_is_found_and_fetched_again() {
+    let data = tempfile::tempdir().unwrap();
+    let installer = Installer::new(data.path());
+    let made = installer.add_runtime(&id("base"), &Silent).await.unwrap();
+    installer.remove_runtime(&id("base")).await.unwrap();
+    let archives = fs::read_dir(data.path().join("cache/apt/archives")).unwrap();
+    let package = archives
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.file_name().unwrap().to_string_lossy().starts_with("netbase_"))
+        .unwrap();
+    let mut bytes = fs::read(&package).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&package, bytes).unwrap();
+    let error = installer.add_runtime(&id("base"), &Silent).await.unwrap_err().to_string();
+    assert!(error.contains("netbase_") && error.contains("damaged"), "{error}");
+    assert_eq!(half_made(data.path()), [""; 0]);
+    assert_eq!(installer.add_runtime(&id("base"), &Silent).await.unwrap(), made);
+}
+
+#[tokio::test]
+async fn the_guest_kernel_is_an_elf_file_with_its_modules_in_order() {
+    let installer = Installer::new(&data_directory());
+    let record = installer.install_kernel(KernelChoice::Pinned, &Silent).await.unwrap();
+    assert!(record.pinned);
+    let kernel = data_directory().join("artifacts/kernel");
+    assert!(fs::read(kernel.join("vmlinux")).unwrap().starts_with(b"\x7fELF"));
+    let order = fs::read_to_string(kernel.join("modules/order")).unwrap();
+    let at = |module: &str| order.lines().position(|line| line == format!("{module}.ko")).unwrap();
+    assert!(at("virtio") < at("virtio_blk") && at("libcrc32c") < at("erofs"), "{order}");
+    assert!(
+        at("failover") < at("net_failover") && at("net_failover") < at("virtio_net"),
+        "{order}"
+    );
+    let when = fs::metadata(kernel.join("vmlinux")).unwrap().modified().unwrap();
+    assert_eq!(installer.install_kernel(KernelChoice::Pinned, &Silent).await.unwrap(), record);
+    assert_eq!(fs::metadata(kernel.join("vmlinux")).unwrap().modified().unwrap(), when);
+}
+
+#[tokio::test]
+async fn firecracker_and_its_jailer_are_the_pinned_ones() {
+    let installer = Installer::new(&data_directory());
+    let record = installer.install_firecracker(None, &Silent).await.unwrap();
+    assert!(record.pinned);
+    for program in ["firecracker", "jailer"] {
+        let path = data_directory().join("artifacts/bin").join(program);
+        let printed = succeeded(Command::new(path).arg("--version").output().unwrap());
+        assert!(printed.contains(&record.version), "{printed}");
+    }
 }

@@ -4,6 +4,7 @@ use super::{InstallError, Installer};
 use crate::images::debian::{Apt, Package};
 use crate::images::erofs::{self, Compression};
 use crate::images::files::{sha256_of, write_atomically};
+use crate::images::host_tool::HostTool;
 use crate::images::progress::Progress;
 use crate::images::runtime::{
     CommonRecipe, Manifest, RuntimeRecord, common_recipe, read_record, recipe_texts,
@@ -15,6 +16,9 @@ use std::path::{Path, PathBuf};
 
 /// Part of each recipe's hash: raised when images come out differently though no manifest changed.
 const BUILDER_VERSION: u32 = 1;
+/// What making an image takes of the host, and Debian's packages with it.
+const TOOLS: [(&str, &str); 4] =
+    [("apt-get", "apt"), ("dpkg-deb", "dpkg"), ("tar", "tar"), ("mkfs.erofs", "erofs-utils")];
 
 impl Installer {
     /// Makes the image of a shipped runtime, named by its id or an alias. One that is there and whole,
@@ -28,6 +32,10 @@ impl Installer {
         let recipe = recipe_hash(&manifest)?;
         if let Some(installed) = self.installed(&manifest.id, &recipe) {
             return Ok(installed);
+        }
+        // Before anything is downloaded.
+        for (tool, package) in TOOLS {
+            HostTool::find(tool, package)?;
         }
         let lock = self.begin(progress).await?;
         // Another process may have made it while we waited.

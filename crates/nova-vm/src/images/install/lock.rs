@@ -16,20 +16,28 @@ pub(super) struct InstallLock {
 }
 
 impl InstallLock {
+    /// Waits for it.
     pub(super) async fn take(path: &Path, progress: &dyn Progress) -> Result<Self, InstallError> {
-        let file = File::create(path).map_err(InstallError::file(path))?;
         let mut told = false;
         loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(Self { _file: file }),
-                Err(TryLockError::WouldBlock) if told => {}
-                Err(TryLockError::WouldBlock) => {
-                    progress.step("waiting for another installation here to end");
-                    told = true;
-                }
-                Err(TryLockError::Error(error)) => return Err(InstallError::file(path)(error)),
+            if let Some(lock) = Self::try_take(path)? {
+                return Ok(lock);
+            }
+            if !told {
+                progress.step("waiting for another installation here to end");
+                told = true;
             }
             tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Takes it if nobody has it.
+    pub(super) fn try_take(path: &Path) -> Result<Option<Self>, InstallError> {
+        let file = File::create(path).map_err(InstallError::file(path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(InstallError::file(path)(error)),
         }
     }
 }

@@ -51,10 +51,26 @@ impl Installer {
     /// For the data directory `data_dir`: artefacts go to its `artifacts`, downloads to its `cache`.
     /// `NOVA_DEBIAN_MIRROR` names a mirror to use instead of the one in the host's apt configuration.
     pub fn new(data_dir: &Path) -> Self {
+        // Programs are run in other directories. Fails only for an empty path, or without a current
+        // directory; then the first file that is written says so.
+        let data_dir = &std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
         Self {
             artifacts: Artifacts::new(data_dir, None, None).own().to_owned(),
             cache: data_dir.join("cache"),
             debian_mirror: std::env::var(super::debian::MIRROR_VARIABLE).ok(),
+        }
+    }
+
+    /// Removes what a crashed installation left half made, unless one is running now. For the start of a
+    /// daemon; each installation does it as well.
+    pub fn remove_leftovers(&self) -> Result<(), InstallError> {
+        let path = self.lock_path();
+        if !path.exists() {
+            return Ok(());
+        }
+        match InstallLock::try_take(&path)? {
+            Some(_lock) => self.clear(),
+            None => Ok(()),
         }
     }
 
@@ -64,11 +80,21 @@ impl Installer {
             std::fs::create_dir_all(&directory).map_err(InstallError::file(&directory))?;
         }
         std::fs::create_dir_all(&self.cache).map_err(InstallError::file(&self.cache))?;
-        let lock = InstallLock::take(&self.cache.join("lock"), progress).await?;
+        let lock = InstallLock::take(&self.lock_path(), progress).await?;
+        self.clear()?;
+        Ok(lock)
+    }
+
+    /// Removes what is half made. Only with the lock.
+    fn clear(&self) -> Result<(), InstallError> {
         for directory in ["", "images", "kernel", "bin"].map(|name| self.artifacts.join(name)) {
             remove_prefixed(&directory, MAKING_PREFIX).map_err(InstallError::file(&directory))?;
         }
-        Ok(lock)
+        Ok(())
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.cache.join("lock")
     }
 
     /// A directory beside the artefacts, so that what is made there can be renamed into place. It is
