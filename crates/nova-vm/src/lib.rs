@@ -5,6 +5,7 @@ pub mod agent_line;
 pub mod backend;
 pub mod cgroup;
 pub mod container;
+pub mod doctor;
 pub mod driver;
 pub mod firecracker;
 pub mod host;

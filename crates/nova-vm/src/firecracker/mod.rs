@@ -17,6 +17,7 @@ mod version;
 mod vmm;
 mod vsock;
 
+pub(crate) use jail::check_file_system;
 pub use plan::GUEST_OVERHEAD_MB;
 pub use probe::probe;
 pub use reconcile::reconcile;
@@ -118,7 +119,7 @@ impl Host {
                 });
             }
         }
-        jail::check_file_system(config.owner.data_dir()).map_err(BootError::Unavailable)?;
+        check_file_system(config.owner.data_dir()).map_err(BootError::Unavailable)?;
         let program_name = config.program_name().ok_or_else(|| BootError::Artifact {
             what: "firecracker".into(),
             problem: format!("{} has no usable file name", config.firecracker.display()),

@@ -6,17 +6,19 @@
 use super::belongings::Place;
 use super::boot::Files;
 use super::plan::Plan;
-use super::{FirecrackerConfig, Host};
+use super::{FirecrackerConfig, Host, reconcile};
 use crate::VmId;
 use crate::driver::BootError;
 use crate::slots::SlotAllocator;
 use nova_domain::Limits;
 use std::time::Duration;
+use tokio::task::spawn_blocking;
 
 /// The kernel's door to hardware virtualisation.
 const KVM: &str = "/dev/kvm";
 
 /// Boots a guest, and ends it. Returns how long the boot took. Nothing is left, whatever happens.
+/// Must not run while the owner has other guests.
 pub async fn probe(
     mut config: FirecrackerConfig,
     slots: &SlotAllocator,
@@ -44,11 +46,19 @@ pub async fn probe(
     };
     let start = std::time::Instant::now();
     let booted = host.boot(plan, Place::Alone(slot), files, None).await;
-    let (ready, gone) = booted.map_err(|error| kvm_problem().unwrap_or(error))?;
     let took = start.elapsed();
-    drop(ready);
-    gone.wait().await;
-    Ok(took)
+    let result = match booted {
+        Ok((ready, gone)) => {
+            drop(ready);
+            gone.wait().await;
+            Ok(took)
+        }
+        Err(error) => Err(kvm_problem().unwrap_or(error)),
+    };
+    if let Err(error) = spawn_blocking(move || reconcile::remove_shared(&host)).await {
+        tracing::error!(%error, "removing the probe's directory was cut short");
+    }
+    result
 }
 
 /// What explains a failure better than Firecracker does: that there is no KVM at all.

@@ -1,0 +1,103 @@
+//! Firecracker: its programs, its kernel, and whether a guest boots.
+use super::{Finding, Status, Subject};
+use crate::firecracker::{
+    API_TIMEOUT_DEFAULT, FirecrackerConfig, OLDEST, RECOMMENDED, Version, probe,
+};
+use crate::images::prepare_initramfs;
+use crate::lease::Lease;
+use crate::owner::Owner;
+use std::time::Duration;
+
+/// The two programs, there and of one version that works.
+pub(super) async fn programs(subject: &Subject) -> Vec<Finding> {
+    let bad = subject.without_firecracker();
+    let files = match subject.artifacts.firecracker() {
+        Ok(files) => files,
+        Err(missing) => {
+            return vec![Finding::bad("firecracker", bad, missing, "run `nova setup`")];
+        }
+    };
+    let found = Version::of(&files.firecracker).await;
+    let mut findings = vec![match &found {
+        Err(problem) => Finding::bad("firecracker", bad, problem, "run `nova setup`"),
+        Ok(version) if *version < OLDEST => Finding::bad(
+            "firecracker",
+            bad,
+            format!("version {version} is older than {OLDEST}"),
+            "run `nova setup`, or give --firecracker-dir a newer release",
+        ),
+        Ok(version) if *version < RECOMMENDED => Finding::bad(
+            "firecracker",
+            bad.min(Status::Warn),
+            format!("version {version} works; {RECOMMENDED} is recommended"),
+            format!("give --firecracker-dir release {RECOMMENDED} or newer"),
+        ),
+        Ok(version) => Finding::ok("firecracker", format!("version {version}")),
+    }];
+    let fix = "use the jailer of the same release";
+    findings.push(match (Version::of(&files.jailer).await, found) {
+        (Err(problem), _) => Finding::bad("jailer", bad, problem, "run `nova setup`"),
+        (Ok(jailer), Ok(vmm)) if jailer != vmm => {
+            let detail = format!("version {jailer}, but firecracker is {vmm}");
+            Finding::bad("jailer", bad, detail, fix)
+        }
+        (Ok(jailer), _) => Finding::ok("jailer", format!("version {jailer}")),
+    });
+    findings
+}
+
+/// The guest kernel.
+pub(super) fn kernel(subject: &Subject) -> Finding {
+    match subject.artifacts.kernel() {
+        Ok(files) => Finding::ok("kernel", files.vmlinux.display()),
+        Err(missing) => {
+            Finding::bad("kernel", subject.without_firecracker(), missing, "run `nova setup`")
+        }
+    }
+}
+
+/// The only proof: a guest that boots and answers.
+pub(super) async fn probe_guest(subject: &Subject) -> Finding {
+    const CHECK: &str = "probe";
+    let bad = subject.without_firecracker();
+    if bad == Status::Ok {
+        return Finding::ok(CHECK, format!("not needed with backend {}", subject.backend));
+    }
+    match boot_one(subject).await {
+        Ok(took) => Finding::ok(CHECK, format!("a guest booted in {} ms", took.as_millis())),
+        Err(problem) => Finding::bad(
+            CHECK,
+            bad,
+            format!("no guest boots: {problem}"),
+            "use a host with hardware virtualisation (bare metal, or nested virtualisation), or \
+             --backend container; a slow host may need a longer NOVA_PROBE_TIMEOUT",
+        ),
+    }
+}
+
+async fn boot_one(subject: &Subject) -> Result<Duration, String> {
+    let files = subject.artifacts.firecracker().map_err(|error| error.to_string())?;
+    let kernel = subject.artifacts.kernel().map_err(|error| error.to_string())?;
+    // A data directory of its own, because a running daemon holds the lock of the real one. On the
+    // same file system where possible, because that decides whether jails work.
+    let parent = if subject.data_dir.is_dir() { &subject.data_dir } else { &std::env::temp_dir() };
+    let directory = tempfile::Builder::new()
+        .prefix(".doctor-")
+        .tempdir_in(parent)
+        .map_err(|error| format!("{}: {error}", parent.display()))?;
+    let owner = Owner::open(directory.path()).map_err(|error| error.to_string())?;
+    let lease = Lease::take(&owner, subject.network_range).map_err(|error| error.to_string())?;
+    let initramfs = prepare_initramfs(owner.data_dir(), subject.agent, &kernel)
+        .map_err(|error| format!("the initramfs cannot be made: {error}"))?;
+    let config = FirecrackerConfig {
+        owner,
+        firecracker: files.firecracker,
+        jailer: files.jailer,
+        kernel: kernel.vmlinux,
+        initramfs,
+        boot_timeout: subject.probe_timeout,
+        api_timeout: API_TIMEOUT_DEFAULT,
+    };
+    let booted = probe(config, lease.slots(), subject.probe_timeout).await;
+    booted.map_err(|error| error.to_string())
+}
