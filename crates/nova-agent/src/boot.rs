@@ -33,6 +33,10 @@ pub fn prepare() -> Result<(), String> {
     attach("sysfs", "/sys", "sysfs", flags | MsFlags::MS_NODEV, "")?;
     setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES_MAX, OPEN_FILES_MAX)
         .map_err(|error| format!("raise the limit of open files: {error}"))?;
+    // As in a container, it is the function's cgroup that says how much memory there is. The default
+    // would have the kernel refuse a large allocation at once, by the size of this small machine.
+    fs::write("/proc/sys/vm/overcommit_memory", "1")
+        .map_err(|error| format!("allow overcommitted memory: {error}"))?;
     load_modules(Path::new(MODULES))
 }
 

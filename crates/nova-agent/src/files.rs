@@ -19,6 +19,9 @@ const NOVA_DIR: &str = "/run/nova";
 /// Where secrets are delivered as files.
 const SECRETS_DIR: &str = "/run/nova/secrets";
 
+/// Where the function may write; both are memory.
+const TEMPORARY_DIRS: [&str; 2] = ["/tmp", "/dev/shm"];
+
 /// The longest file name that Linux takes, bytes.
 const NAME_MAX_BYTES: usize = 255;
 
@@ -78,6 +81,22 @@ fn as_user<T>(uid: u32, gid: u32, act: impl FnOnce() -> T) -> T {
     setfsgid(Gid::from_raw(gid));
     setfsuid(Uid::from_raw(uid));
     act()
+}
+
+/// Removes what the function left in memory. Nothing of it may run meanwhile. Best effort: done as the
+/// function's user, who may keep a directory from being read.
+pub fn empty_temporary() {
+    as_user(FUNCTION_ID, FUNCTION_ID, || {
+        for entry in TEMPORARY_DIRS.iter().flat_map(fs::read_dir).flatten().flatten() {
+            let path = entry.path();
+            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let removed =
+                if is_directory { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            if let Err(error) = removed {
+                eprintln!("nova-agent: cannot remove {}: {error}", path.display());
+            }
+        }
+    });
 }
 
 /// The input of one `process` call, removed with this value.

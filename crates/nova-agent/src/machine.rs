@@ -1,7 +1,9 @@
 //! The guest once it is set up: the function, its cgroup, and what its processes are started with.
+use crate::call::{Failure, failure};
 use crate::cgroup::FunctionCgroup;
 use crate::child::Program;
 use crate::event::Event;
+use crate::files;
 use crate::reaper::{Exit, Reaper};
 use crate::rootfs::CODE_DIR;
 use nova_proto::{FunctionErrorKind, FunctionSetup, Mode};
@@ -70,16 +72,21 @@ impl Machine {
         Program { command, env, procs_files, stdin }.start(&self.reaper, event)
     }
 
-    /// What the end of the function's process means, where it was not Nova that ended it.
+    /// What the end of the function's process means, where it was not Nova that ended it and nothing
+    /// of the function runs any more.
+    ///
+    /// `/tmp` is memory and counts as the function's. What filled it would fail every later call, so
+    /// an out-of-memory empties it; anything else leaves it to the next call.
     pub fn explain_exit(
         &self,
         status: ExitStatus,
         oom_kills_before: u64,
         stderr_tail: &str,
-    ) -> (FunctionErrorKind, String) {
+    ) -> Failure {
         if self.cgroup.oom_kills() > oom_kills_before {
+            files::empty_temporary();
             let limit = self.function.memory_mb;
-            return (
+            return failure(
                 FunctionErrorKind::OutOfMemory,
                 format!("the function ran out of memory: its limit is {limit} MiB (memory_mb)"),
             );
@@ -98,8 +105,8 @@ impl Machine {
             (None, None) => (FunctionErrorKind::FunctionCrashed, "the function ended".into()),
         };
         match stderr_tail.trim() {
-            "" => (kind, what),
-            tail => (kind, format!("{what}; its stderr ends with: {tail}")),
+            "" => failure(kind, what),
+            tail => failure(kind, format!("{what}; its stderr ends with: {tail}")),
         }
     }
 }

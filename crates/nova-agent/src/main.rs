@@ -60,6 +60,7 @@ fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     }
+    return_large_buffers();
     let (place, listener) = match words[..] {
         [] => (Place::MicroVm, boot::prepare().and_then(|()| listening(Listener::vsock()))),
         ["--socket", path] => (Place::Container, listening(Listener::unix(Path::new(path)))),
@@ -87,4 +88,16 @@ fn start_reaper() -> Result<Arc<Reaper>, String> {
         eprintln!("nova-agent: not exempt from the OOM killer: {error}");
     }
     Reaper::start().map_err(|error| format!("cannot start the reaper: {error}"))
+}
+
+/// Keeps the agent small: a buffer for a payload goes back to the kernel when it is freed.
+fn return_large_buffers() {
+    /// Buffers from this size on are mapped by themselves, bytes: the allocator's own first value,
+    /// which it would raise to the size of the first payload it sees.
+    const MAPPED_FROM_BYTES: libc::c_int = 128 * 1024;
+    // SAFETY: no other thread runs yet; these only change numbers of the allocator.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_FROM_BYTES);
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
 }

@@ -6,7 +6,7 @@
 //! pings nor timeouts. One connection has one of these; when it closes, what waits is dropped.
 use nova_proto::{FunctionError, FunctionErrorKind, Message, Reply};
 use std::collections::VecDeque;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -72,7 +72,7 @@ impl Outgoing {
     }
 
     /// Waits until everything is sent, the connection is closed, or the time is up.
-    pub fn drain(&self, timeout: Duration) {
+    fn drain(&self, timeout: Duration) {
         let deadline = Instant::now() + timeout;
         let mut state = self.lock();
         while !state.closed
@@ -85,6 +85,16 @@ impl Outgoing {
             state =
                 self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Sends what is left, says that nothing follows, and waits for the host to close its end. A kernel
+    /// that resets right after a write to vsock takes the last packet with it.
+    pub fn part(&self, timeout: Duration) {
+        self.drain(timeout);
+        // All of these fail when the host has gone already, which is what is waited for.
+        let _ = self.stream.shutdown(Shutdown::Write);
+        let _ = self.stream.set_read_timeout(Some(timeout));
+        while (&self.stream).read(&mut [0; 512]).is_ok_and(|length| length > 0) {}
     }
 
     /// Ends the connection, for the writer and the reader.
@@ -155,7 +165,6 @@ fn encode(id: u64, message: Message) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use nova_proto::{FrameDecoder, Log, LogLine, LogStream};
-    use std::io::Read;
 
     fn log_of(bytes: usize) -> Message {
         let line = LogLine { time_unix_ms: 0, stream: LogStream::Stdout, text: "x".repeat(bytes) };

@@ -94,16 +94,17 @@ impl OutputReader {
     /// Whatever keeps stdout from having a result. Then all of it has gone to `log`.
     pub fn finish(mut self, log: &mut impl FnMut(&[u8])) -> Result<Box<RawValue>, OutputError> {
         if self.form != Form::Lines {
-            if let Ok(value) = serde_json::from_slice::<Box<RawValue>>(&self.held) {
-                return Ok(value);
-            }
+            self.held = match into_value(self.held) {
+                Ok(value) => return Ok(value),
+                Err(held) => held,
+            };
             self.form = Form::Lines;
             self.release_lines(log);
         }
-        if let Ok(value) = serde_json::from_slice::<Box<RawValue>>(&self.held) {
-            return Ok(value);
+        match into_value(self.held) {
+            Ok(value) => return Ok(value),
+            Err(held) => emit_lines(&held, log),
         }
-        emit_lines(&self.held, log);
         if self.overflowed {
             return Err(OutputError::TooLarge);
         }
@@ -147,6 +148,18 @@ impl OutputReader {
         self.text_end = self.text_end + last_text + 1 - keep_from;
         self.held.drain(..keep_from);
     }
+}
+
+/// The bytes as one JSON value, without a copy: they may be all that a small guest has room for.
+fn into_value(bytes: Vec<u8>) -> Result<Box<RawValue>, Vec<u8>> {
+    if serde_json::from_slice::<&RawValue>(&bytes).is_err() {
+        return Err(bytes);
+    }
+    let mut text = String::from_utf8(bytes).map_err(|error| error.into_bytes())?;
+    text.truncate(text.trim_end().len());
+    let value = RawValue::from_string(text);
+    // It was looked at above.
+    value.map_err(|_| Vec::new())
 }
 
 /// Each line of `bytes`, without its line end. A last line end begins no further line.

@@ -15,6 +15,7 @@ use crate::logs::unix_ms;
 use crate::machine::Machine;
 use crate::pipes::wait;
 use nova_proto::{FunctionErrorKind, LogStream};
+use serde_json::value::RawValue;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -154,6 +155,8 @@ impl Owner {
         self.stash_bytes = 0;
         if let Some(process) = &mut self.process {
             process.queue(request_line(&call.exec, unix_ms() + call.exec.timeout_ms));
+            // It may be megabytes, and is on its way now.
+            call.exec.input = RawValue::NULL.to_owned();
         }
         self.in_flight.push(InFlight {
             request_id: call.exec.request_id.clone(),
@@ -168,8 +171,8 @@ impl Owner {
         let Some(status) = process.exit_status() else { return };
         let oom_kills_before = process.oom_kills_before();
         let Some(stderr_tail) = self.end_process() else { return };
-        let (kind, message) = self.machine.explain_exit(status, oom_kills_before, &stderr_tail);
-        self.fail_all(&failure(kind, message));
+        let failure = self.machine.explain_exit(status, oom_kills_before, &stderr_tail);
+        self.fail_all(&failure);
     }
 
     fn notice_cancelled(&mut self) {

@@ -41,6 +41,8 @@ fn attempt(
 ) -> Result<Box<RawValue>, Failure> {
     let not_started = |message| failure(FunctionErrorKind::FunctionNotStarted, message);
     let input = InputFile::create(call.exec.input.get()).map_err(not_started)?;
+    // It may be megabytes, and is in the file now.
+    call.exec.input = RawValue::NULL.to_owned();
     let command: Vec<String> =
         machine.function.command.iter().map(|word| word.replace("{input}", input.path())).collect();
     let deadline_ms = (unix_ms() + call.exec.timeout_ms).to_string();
@@ -176,8 +178,7 @@ impl Running {
             End::Exited(status) => {
                 self.output.abandon(&mut log);
                 let tail = String::from_utf8_lossy(&self.stderr_tail);
-                let (kind, message) = machine.explain_exit(status, oom_kills_before, &tail);
-                Err(failure(kind, message))
+                Err(machine.explain_exit(status, oom_kills_before, &tail))
             }
             End::TooLarge => Err(too_large()),
             End::TimedOut => {

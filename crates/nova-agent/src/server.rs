@@ -26,8 +26,8 @@ use std::time::{Duration, Instant};
 /// How long an accept that failed is left alone, so that a lasting failure does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// How long the answer to Stop may take to leave.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long the answer to Stop may take to leave, and how long the host may take to hang up on it.
+const FAREWELL: Duration = Duration::from_millis(250);
 
 /// How many bytes are read from the host at a time.
 const READ_BYTES: usize = 64 * 1024;
@@ -156,8 +156,8 @@ impl Server {
             }
             Action::Reply { id, reply } => outgoing.send_control(id, reply),
             Action::PowerOff => {
-                outgoing.drain(FAREWELL);
                 self.reaper.kill_all();
+                outgoing.part(FAREWELL);
                 self.place.power_off();
             }
         }

@@ -198,6 +198,10 @@ fn stop_answers_and_ends_the_container_with_all_in_it() {
     let mut host = guest.ready(process(&["sleep", "1098"]));
     host.begin(exec("1"));
     assert!(matches!(host.ask(Message::Stop), Reply::Stopping {}));
+    while let Some((_, message)) = host.receive() {
+        // The call that was running.
+        assert!(matches!(message, Message::Resp(Reply::Done(_))), "{message:?}");
+    }
     guest.wait_for_end();
 }
 

@@ -220,6 +220,26 @@ fn an_out_of_memory_is_named_with_the_limit_and_the_guest_lives_on() {
 }
 
 #[test]
+fn tmp_stays_between_calls_until_it_uses_up_the_memory() {
+    let script = r#"
+import os, sys
+os.makedirs("/tmp/private/deep", mode=0o700, exist_ok=True)
+count = len(os.listdir("/tmp/private"))
+for n in range(open(sys.argv[1]).read().count("fill") * 100):
+    open(f"/tmp/private/deep/{n}", "wb").write(b"x" * (1 << 20))
+open(f"/tmp/private/{count}", "w")
+print(count)
+"#;
+    let mut guest = Guest::start(&[("handler.py", script)]);
+    guest.limit_memory(64 << 20);
+    let mut host = guest.ready(process(&["python3", "/code/handler.py", "{input}"]));
+    assert_eq!(host.call("1").output(), "1");
+    assert_eq!(host.call("1").output(), "2");
+    assert_eq!(host.call("\"fill\"").error().0, Kind::OutOfMemory);
+    assert_eq!(host.call("1").output(), "1");
+}
+
+#[test]
 fn six_mebibytes_go_in_and_out_and_one_byte_more_does_not() {
     let guest = Guest::start(&[]);
     let mut host = guest.ready(process(&["cat", "{input}"]));

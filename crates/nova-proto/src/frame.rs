@@ -42,16 +42,7 @@ pub fn body_length(header: [u8; HEADER_BYTES]) -> Result<usize, FrameError> {
 impl Frame {
     /// The bytes to send: header and body. Refuses a frame that the peer would refuse.
     pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
-        let mut bytes = Vec::with_capacity(self.payload.get().len() + 64);
-        bytes.extend_from_slice(&[0; HEADER_BYTES]);
-        serde_json::to_writer(&mut bytes, self).map_err(FrameError::Malformed)?;
-        let length = bytes.len() - HEADER_BYTES;
-        if length > FRAME_MAX_BYTES {
-            return Err(FrameError::TooLarge { length });
-        }
-        // FRAME_MAX_BYTES is far below u32::MAX, so the cast is exact.
-        bytes[..HEADER_BYTES].copy_from_slice(&(length as u32).to_be_bytes());
-        Ok(bytes)
+        encode(self.kind, self.id, &self.payload)
     }
 
     /// Parses a frame body that a reader has fetched after [`body_length`].
@@ -59,6 +50,30 @@ impl Frame {
         serde_json::from_slice(body).map_err(FrameError::Malformed)
     }
 }
+
+/// Writes a frame around a payload, without an intermediate copy: payloads are megabytes, guests small.
+pub(crate) fn encode<T: Serialize>(kind: u8, id: u64, payload: &T) -> Result<Vec<u8>, FrameError> {
+    #[derive(Serialize)]
+    struct Envelope<'a, T> {
+        #[serde(rename = "type")]
+        kind: u8,
+        id: u64,
+        payload: &'a T,
+    }
+    let mut bytes = vec![0; HEADER_BYTES];
+    serde_json::to_writer(&mut bytes, &Envelope { kind, id, payload })
+        .map_err(FrameError::Malformed)?;
+    let length = bytes.len() - HEADER_BYTES;
+    if length > FRAME_MAX_BYTES {
+        return Err(FrameError::TooLarge { length });
+    }
+    // FRAME_MAX_BYTES is far below u32::MAX, so the cast is exact.
+    bytes[..HEADER_BYTES].copy_from_slice(&(length as u32).to_be_bytes());
+    Ok(bytes)
+}
+
+/// Capacity that a decoder keeps between frames; what a rare large frame needed on top is given back.
+const KEPT_BYTES: usize = 64 * 1024;
 
 /// Turns a byte stream cut anywhere into frames. Holds at most one partial frame.
 #[derive(Debug, Default)]
@@ -82,6 +97,7 @@ impl FrameDecoder {
         }
         let frame = Frame::decode(&self.buffer[HEADER_BYTES..end])?;
         self.buffer.drain(..end);
+        self.buffer.shrink_to(KEPT_BYTES);
         Ok(Some(frame))
     }
 

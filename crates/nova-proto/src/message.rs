@@ -1,4 +1,5 @@
 //! Messages: what a frame's payload means, by its type number.
+use crate::frame::encode;
 use crate::{CHUNK_MAX_BYTES, Frame, FrameError, Init, Ready, base64_bytes};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -258,20 +259,17 @@ impl Message {
 
     /// The bytes of this message as a frame with correlation id `id`.
     pub fn encode(&self, id: u64) -> Result<Vec<u8>, FrameError> {
-        let payload = match self {
-            Message::Init(init) => serde_json::value::to_raw_value(init),
-            Message::Exec(exec) => serde_json::value::to_raw_value(exec),
-            Message::Resp(reply) => serde_json::value::to_raw_value(reply),
-            Message::Ping | Message::Stop | Message::Cancel => {
-                serde_json::value::to_raw_value(&Empty {})
-            }
-            Message::Log(log) => serde_json::value::to_raw_value(log),
-            Message::Chunk(chunk) => serde_json::value::to_raw_value(chunk),
-            Message::Credit(credit) => serde_json::value::to_raw_value(credit),
-            Message::Reconfigure(reconfigure) => serde_json::value::to_raw_value(reconfigure),
+        let kind = self.kind();
+        match self {
+            Message::Init(init) => encode(kind, id, init),
+            Message::Exec(exec) => encode(kind, id, exec),
+            Message::Resp(reply) => encode(kind, id, reply),
+            Message::Ping | Message::Stop | Message::Cancel => encode(kind, id, &Empty {}),
+            Message::Log(log) => encode(kind, id, log),
+            Message::Chunk(chunk) => encode(kind, id, chunk),
+            Message::Credit(credit) => encode(kind, id, credit),
+            Message::Reconfigure(reconfigure) => encode(kind, id, reconfigure),
         }
-        .map_err(FrameError::Malformed)?;
-        Frame { kind: self.kind(), id, payload }.encode()
     }
 
     /// Reads a frame's payload as the message its type announces.

@@ -35,6 +35,7 @@ mount --bind "$1/code" code
 mount --bind "$1/nova" nova
 mount -t proc proc proc
 mount --rbind /dev dev
+mount -t tmpfs tmpfs dev/shm
 mount --rbind /sys sys
 mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs -o mode=1777 tmpfs tmp
