@@ -48,7 +48,8 @@ pub enum LeaseError {
     #[error(
         "no free share of {range} on this host: {held} held by running daemons, {left} still in \
          use by what crashed ones left (data directories: {data_dirs}); start such a daemon once \
-         with its data directory so that it cleans up, stop a running one, or widen network_range"
+         with its data directory so that it cleans up (if that is gone, restart the host), stop a \
+         running one, or widen network_range"
     )]
     NoneFree {
         /// The configured range.

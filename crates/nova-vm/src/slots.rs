@@ -269,7 +269,7 @@ mod tests {
             assert!(allocator.take().is_none());
             for slot in &all {
                 let offset = slot.address().to_bits() - space(index).network().to_bits();
-                assert!(offset >= 2 && offset < 4095, "{offset}");
+                assert!((2..4095).contains(&offset), "{offset}");
                 assert!(
                     (uid_first(index)..uid_first(index) + UIDS_PER_LEASE)
                         .contains(&slot.uid_user())

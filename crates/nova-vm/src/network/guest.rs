@@ -14,8 +14,10 @@
 //! A guest needs no ARP on the bridge and may not use it: its end and the host's know each other by
 //! permanent entries. A /32 and a route through the bridge make even a neighbour's address take the
 //! way through the host's firewall.
-use super::firewall::{Firewall, interface_ruleset, policy_rules, replace_policy, tap_ruleset};
+use super::firewall::Firewall;
+use super::host::Bridge;
 use super::netlink::{Mac, Netlink, VethPair};
+use super::rules::{interface_ruleset, policy_rules, replace_policy, tap_ruleset};
 use super::{Attachment, NetworkError, namespace, shaping, tap};
 use crate::owner::Owner;
 use crate::slots::{Slot, SlotSpace};
@@ -46,8 +48,7 @@ pub(super) struct Common {
     pub(super) attachment: Attachment,
     pub(super) resolvers: Vec<Ipv4Addr>,
     pub(super) firewall: Firewall,
-    pub(super) bridge_index: u32,
-    pub(super) mtu: u32,
+    pub(super) bridge: Bridge,
 }
 
 /// The hardware address of whoever has `address` on the bridge. Locally administered; it holds the
@@ -124,16 +125,16 @@ impl Common {
         let this = namespace::current()?;
         host.add_veth(&VethPair {
             name: &link,
-            mtu: self.mtu,
+            mtu: self.bridge.mtu,
             peer_name: self.interface(),
             peer_mac: mac,
             peer_namespace: this.as_fd(),
         })?;
         let port = host.index(&link)?;
         namespace_neighbours(self, slot, inner)?;
-        host.attach_port(port, self.bridge_index)?;
+        host.attach_port(port, self.bridge.index)?;
         host.add_forwarding(port, mac)?;
-        host.add_neighbour(self.bridge_index, slot.address(), mac)
+        host.add_neighbour(self.bridge.index, slot.address(), mac)
     }
 
     /// Turns a namespace as [`Common::make`] leaves it into one for this policy and these limits.

@@ -1,11 +1,12 @@
 //! The host's side: bridge, forwarding, the host's firewall, and what stands in the way of them.
-use super::firewall::{Firewall, HostRules, remove_table};
+use super::firewall::Firewall;
 use super::guest::{mac_of, mac_text};
 use super::netlink::Netlink;
+use super::rules::{HostRules, remove_table};
 use super::{NetworkError, namespace};
 use crate::lease::Lease;
 use crate::owner::{LINK_ALIAS_PREFIX, Owner};
-use crate::slots::{BLOCK_PREFIX_LENGTH, SLOTS_MAX};
+use crate::slots::{BLOCK_PREFIX_LENGTH, SLOTS_MAX, SlotSpace};
 use std::net::Ipv4Addr;
 
 /// The largest frames of guests where the host's way out is not known: Ethernet's.
@@ -40,25 +41,51 @@ pub(super) fn prepare(
         .find(|link| Some(link.index) == out)
         .map_or(MTU_DEFAULT, |link| link.mtu.min(MTU_DEFAULT));
     let bridge = make_bridge(&netlink, owner, lease, mtu)?;
-    let table = owner.firewall_table();
+    load_rules(owner, lease.space(), &bridge, firewall, resolvers)?;
+    warn_of_droppers(owner, firewall, &bridge.name);
+    // Up only now: nothing passes before the firewall stands.
+    netlink.set_up(bridge.index)?;
+    Ok(bridge)
+}
+
+/// Loads the host's firewall, whether it is there already or not.
+pub(super) fn load_rules(
+    owner: &Owner,
+    space: SlotSpace,
+    bridge: &Bridge,
+    firewall: &Firewall,
+    resolvers: &[Ipv4Addr],
+) -> Result<(), NetworkError> {
     let ports: Vec<_> = (0..SLOTS_MAX)
         .map(|slot| {
-            let address = lease.space().address(slot);
+            let address = space.address(slot);
             (owner.link_name(slot), mac_text(mac_of(address)), address)
         })
         .collect();
     let rules = HostRules {
-        table: &table,
+        table: &owner.firewall_table(),
         bridge: &bridge.name,
         link_prefix: &owner.link_prefix(),
-        space: lease.space(),
+        space,
         ports: &ports,
         resolvers,
     };
-    firewall.load("host", &rules.ruleset())?;
-    // Up only now: nothing passes before the firewall stands.
-    netlink.set_up(bridge.index)?;
-    Ok(bridge)
+    firewall.load("host", &rules.ruleset())
+}
+
+/// A packet passes only if every firewall of the host accepts it; Docker's, for one, drops what it
+/// does not know.
+fn warn_of_droppers(owner: &Owner, firewall: &Firewall, bridge: &str) {
+    match firewall.forward_droppers(&owner.firewall_table()) {
+        Ok(chains) if chains.is_empty() => {}
+        Ok(chains) => tracing::warn!(
+            ?chains,
+            "another firewall drops forwarded packets by default: guests have no network unless it \
+             accepts what comes from and goes to {bridge} (with Docker: iptables -I DOCKER-USER \
+             -i {bridge} -j ACCEPT, and the same with -o)"
+        ),
+        Err(error) => tracing::warn!(%error, "other firewalls could not be looked at"),
+    }
 }
 
 fn make_bridge(

@@ -1,5 +1,5 @@
 //! The network of guests: a namespace each, made ahead of need, cut off from all but what the
-//! function's policy opens. [`guest`] draws the picture, [`firewall`] has the rules.
+//! function's policy opens. [`guest`] draws the picture, [`rules`] has the firewall.
 //!
 //! Making and removing take milliseconds of blocking work in namespaces, so they happen on threads
 //! of their own: one keeps a stock of namespaces with the default policy, one removes what was
@@ -7,6 +7,7 @@
 //!
 //! A [`NetworkSlot`] dropped at any time, by anyone, ends in the remover's queue. `shutdown` lets
 //! the remover finish and then sweeps by name, as the reconciler does after a crash.
+mod addresses;
 mod firewall;
 mod guest;
 mod host;
@@ -14,6 +15,7 @@ pub(crate) mod namespace;
 mod netlink;
 mod remover;
 mod resolvers;
+mod rules;
 mod shaping;
 mod slot;
 mod stock;
@@ -25,7 +27,7 @@ pub use slot::NetworkSlot;
 
 use crate::lease::Lease;
 use crate::owner::Owner;
-use crate::slots::AddressRange;
+use crate::slots::{AddressRange, SlotAllocator};
 use firewall::Firewall;
 use guest::Common;
 use nova_domain::{Limits, NetworkPolicy};
@@ -76,9 +78,9 @@ pub enum NetworkError {
         /// The link that it is on.
         link: String,
     },
-    /// Every slot is in use.
-    #[error("all network slots of this daemon are in use; lower the number of VMs")]
-    Exhausted,
+    /// Every slot is in use, or every port of the bridge.
+    #[error("all network slots of this daemon are in use ({0} at most); lower the number of VMs")]
+    Exhausted(u16),
     /// A step failed.
     #[error("{what}: {problem}")]
     Failed {
@@ -102,7 +104,6 @@ pub struct Network {
     stock: Arc<Stock>,
     remover: Remover,
     parallel: Arc<Semaphore>,
-    bridge: String,
 }
 
 impl Network {
@@ -135,20 +136,24 @@ impl Network {
             attachment: config.attachment,
             resolvers,
             firewall,
-            bridge_index: bridge.index,
-            mtu: bridge.mtu,
+            bridge,
         });
         let remover = Remover::start(common.clone())?;
         let slots = lease.slots().clone();
         let builder = Builder { common, slots, remover: remover.queue() };
         let stock = Arc::new(Stock::start(builder.clone(), config.stock)?);
         let parallel = Arc::new(Semaphore::new(PARALLEL_MAX));
-        Ok(Self { builder, stock, remover, parallel, bridge: bridge.name })
+        Ok(Self { builder, stock, remover, parallel })
+    }
+
+    /// The slots of the lease, for guests without a namespace: they need their uids all the same.
+    pub fn slots(&self) -> &SlotAllocator {
+        &self.builder.slots
     }
 
     /// Name of the bridge.
     pub fn bridge(&self) -> &str {
-        &self.bridge
+        &self.builder.common.bridge.name
     }
 
     /// The name servers that guests may ask.

@@ -1,4 +1,4 @@
-//! The kernel's links, addresses, routes and neighbours, by netlink, without running commands.
+//! The kernel's links, by netlink, without running commands; [`super::addresses`] has the rest.
 //!
 //! A [`Netlink`] acts in the namespace of the thread that opened it, for as long as it lives. It
 //! blocks: it is for the threads of [`super::namespace`], which are no runtime's workers.
@@ -8,22 +8,19 @@ use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoData, InfoVeth, LinkAttribute, LinkMessage,
 };
-use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute};
 use rtnetlink::packet_route::tc::TcMessage;
-use rtnetlink::packet_route::{AddressFamily, neighbour::NeighbourMessage};
 use rtnetlink::{
     Error, Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth,
-    RouteMessageBuilder,
 };
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use tokio::runtime::Runtime;
+
+/// Ports of a bridge, fixed in the kernel.
+const PORTS_MAX: u16 = 1023;
 
 /// A hardware address.
 pub(super) type Mac = [u8; 6];
@@ -38,14 +35,6 @@ pub(crate) struct Link {
     pub(crate) mtu: u32,
 }
 
-/// An IPv4 network that this host has an address in or a route to.
-#[derive(Debug)]
-pub(super) struct KnownNetwork {
-    pub(super) link_index: u32,
-    pub(super) address: Ipv4Addr,
-    pub(super) prefix_length: u8,
-}
-
 /// A veth pair to be made: one end here, the other in a guest's namespace.
 pub(super) struct VethPair<'a> {
     pub(super) name: &'a str,
@@ -57,8 +46,8 @@ pub(super) struct VethPair<'a> {
 
 /// A connection to the kernel.
 pub(crate) struct Netlink {
-    runtime: Runtime,
-    handle: Handle,
+    pub(super) runtime: Runtime,
+    pub(super) handle: Handle,
 }
 
 impl Netlink {
@@ -76,7 +65,7 @@ impl Netlink {
         Ok(Self { runtime, handle })
     }
 
-    fn run<T>(
+    pub(super) fn run<T>(
         &self,
         what: impl FnOnce() -> String,
         request: impl Future<Output = Result<T, Error>>,
@@ -115,7 +104,9 @@ impl Netlink {
         mac: Mac,
         mtu: u32,
     ) -> Result<bool, NetworkError> {
-        let bridge = LinkBridge::new(name).address(mac.to_vec()).mtu(mtu).build();
+        // Down: its firewall is not there yet.
+        let bridge =
+            LinkMessageBuilder::<LinkBridge>::new(name).address(mac.to_vec()).mtu(mtu).build();
         match self.runtime.block_on(self.handle.link().add(bridge).execute()) {
             Ok(()) => {}
             Err(error) if is(&error, nix::libc::EEXIST) => return Ok(false),
@@ -151,7 +142,12 @@ impl Netlink {
     /// to the bridge only, never to another port, and frames for unknown receivers stay away.
     pub(super) fn attach_port(&self, index: u32, bridge: u32) -> Result<(), NetworkError> {
         let attach = LinkUnspec::new_with_index(index).controller(bridge).up().build();
-        self.run(|| "bridge port".into(), self.handle.link().change(attach).execute())?;
+        match self.runtime.block_on(self.handle.link().change(attach).execute()) {
+            Err(error) if is(&error, nix::libc::EXFULL) => {
+                return Err(NetworkError::Exhausted(PORTS_MAX));
+            }
+            other => other.map_err(|error| NetworkError::failed("bridge port", error))?,
+        }
         let port = LinkBridgePort::new(index)
             .append_info_data(InfoBridgePort::Isolated(true))
             .append_info_data(InfoBridgePort::Learning(false))
@@ -203,72 +199,6 @@ impl Netlink {
         absent_is_fine(self.runtime.block_on(request))
     }
 
-    pub(super) fn add_address(
-        &self,
-        index: u32,
-        address: Ipv4Addr,
-        prefix_length: u8,
-    ) -> Result<(), NetworkError> {
-        let request = self.handle.address().add(index, IpAddr::V4(address), prefix_length);
-        self.run(|| format!("address {address}/{prefix_length}"), request.execute())
-    }
-
-    /// A default route through a gateway that no network of ours contains.
-    pub(super) fn add_default_route(
-        &self,
-        index: u32,
-        gateway: Ipv4Addr,
-    ) -> Result<(), NetworkError> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .gateway(gateway)
-            .output_interface(index)
-            .onlink()
-            .build();
-        self.run(|| format!("route via {gateway}"), self.handle.route().add(route).execute())
-    }
-
-    /// A neighbour that needs no ARP, and that no ARP can change.
-    pub(super) fn add_neighbour(
-        &self,
-        index: u32,
-        address: Ipv4Addr,
-        mac: Mac,
-    ) -> Result<(), NetworkError> {
-        let neighbours = self.handle.neighbours();
-        let request =
-            neighbours.add(index, IpAddr::V4(address)).link_layer_address(&mac).replace().execute();
-        self.run(|| format!("neighbour {address}"), request)
-    }
-
-    /// Takes a neighbour away; not being there is fine.
-    pub(super) fn delete_neighbour(
-        &self,
-        index: u32,
-        address: Ipv4Addr,
-    ) -> Result<(), NetworkError> {
-        let mut message = NeighbourMessage::default();
-        message.header.family = AddressFamily::Inet;
-        message.header.ifindex = index;
-        message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
-        match self.runtime.block_on(self.handle.neighbours().del(message).execute()) {
-            Err(error) if !is(&error, nix::libc::ENOENT) && !is(&error, nix::libc::ENODEV) => {
-                Err(NetworkError::failed(format!("neighbour {address}"), error))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Tells the bridge behind which port a hardware address is.
-    pub(super) fn add_forwarding(&self, port: u32, mac: Mac) -> Result<(), NetworkError> {
-        let neighbours = self.handle.neighbours();
-        let request = neighbours
-            .add_bridge(port, &mac)
-            .flags(NeighbourFlags::Controller)
-            .state(rtnetlink::packet_route::neighbour::NeighbourState::Noarp)
-            .execute();
-        self.run(|| "forwarding entry of the bridge".into(), request)
-    }
-
     /// Makes or replaces the discipline that a link's packets queue in.
     pub(super) fn replace_qdisc(&self, link: &str, message: TcMessage) -> Result<(), NetworkError> {
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewQueueDiscipline(message));
@@ -287,65 +217,6 @@ impl Netlink {
             }
         }
         Ok(())
-    }
-
-    /// Networks of this host's addresses and routes, without the default route.
-    pub(super) fn known_networks(&self) -> Result<Vec<KnownNetwork>, NetworkError> {
-        let addresses = self.handle.address().get().execute().try_collect::<Vec<_>>();
-        let addresses = self.run(|| "list of addresses".into(), addresses)?;
-        let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let routes = self.handle.route().get(query).execute().try_collect::<Vec<_>>();
-        let routes = self.run(|| "list of routes".into(), routes)?;
-        let mut known = Vec::new();
-        for message in addresses {
-            for attribute in &message.attributes {
-                if let AddressAttribute::Address(IpAddr::V4(address)) = attribute {
-                    known.push(KnownNetwork {
-                        link_index: message.header.index,
-                        address: *address,
-                        prefix_length: message.header.prefix_len,
-                    });
-                }
-            }
-        }
-        for message in routes {
-            let mut link_index = 0;
-            let mut destination = None;
-            for attribute in &message.attributes {
-                match attribute {
-                    RouteAttribute::Oif(index) => link_index = *index,
-                    RouteAttribute::Destination(RouteAddress::Inet(to)) => destination = Some(*to),
-                    _ => {}
-                }
-            }
-            let prefix_length = message.header.destination_prefix_length;
-            if let Some(address) = destination
-                && prefix_length > 0
-            {
-                known.push(KnownNetwork { link_index, address, prefix_length });
-            }
-        }
-        Ok(known)
-    }
-
-    /// The link of the default route with the lowest metric, if there is one.
-    pub(super) fn default_route_link(&self) -> Result<Option<u32>, NetworkError> {
-        let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let routes = self.handle.route().get(query).execute().try_collect::<Vec<_>>();
-        let routes = self.run(|| "list of routes".into(), routes)?;
-        let defaults = routes.iter().filter(|r| r.header.destination_prefix_length == 0);
-        let with_metric = defaults.filter_map(|route| {
-            let (mut link, mut metric) = (None, 0);
-            for attribute in &route.attributes {
-                match attribute {
-                    RouteAttribute::Oif(index) => link = Some(*index),
-                    RouteAttribute::Priority(priority) => metric = *priority,
-                    _ => {}
-                }
-            }
-            link.map(|link| (metric, link))
-        });
-        Ok(with_metric.min().map(|(_, link)| link))
     }
 }
 
@@ -366,6 +237,6 @@ impl From<&LinkMessage> for Link {
 }
 
 /// Whether the kernel answered with this error number.
-fn is(error: &Error, number: i32) -> bool {
+pub(super) fn is(error: &Error, number: i32) -> bool {
     matches!(error, Error::NetlinkError(message) if message.raw_code() == -number)
 }

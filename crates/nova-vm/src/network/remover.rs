@@ -1,12 +1,19 @@
 //! The thread that removes what was dropped, so that dropping is instant wherever it happens.
+//!
+//! When it has nothing to remove it looks after the host's firewall: administrators reload theirs
+//! (`systemctl restart nftables`) and take ours along.
 use super::guest::Common;
 use super::netlink::Netlink;
 use super::{NetworkError, host, namespace};
 use crate::owner::Owner;
 use crate::slots::Slot;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 use tokio::sync::oneshot;
+
+/// How often the host's firewall is looked at: a look costs 3 ms.
+const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Something to do for the remover. The queue is not bounded itself, but its entries are slots.
 #[derive(Debug)]
@@ -53,7 +60,14 @@ impl Remover {
 fn run(common: &Common, jobs: &Receiver<Job>) {
     let mut done = None;
     while done.is_none() {
-        let Ok(first) = jobs.recv() else { break };
+        let first = match jobs.recv_timeout(WATCH_INTERVAL) {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) => {
+                mend_firewall(common);
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
         let mut slots = Vec::new();
         for job in std::iter::once(first).chain(jobs.try_iter()) {
             match job {
@@ -70,6 +84,20 @@ fn run(common: &Common, jobs: &Receiver<Job>) {
     }
 }
 
+/// Loads the host's firewall again if somebody has removed it.
+fn mend_firewall(common: &Common) {
+    let Common { owner, space, bridge, firewall, resolvers, .. } = common;
+    let mended = match firewall.has(&owner.firewall_table()) {
+        Ok(true) => return,
+        Ok(false) => host::load_rules(owner, *space, bridge, firewall, resolvers),
+        Err(error) => Err(error),
+    };
+    match mended {
+        Ok(()) => tracing::warn!("somebody removed nova's firewall from the host; it is back"),
+        Err(error) => tracing::error!(%error, "nova's firewall cannot be looked after"),
+    }
+}
+
 /// Every step is tried. A slot of which something is left is not used again in this run.
 fn remove(common: &Common, slots: Vec<Slot>) {
     let netlink = Netlink::open();
@@ -82,7 +110,7 @@ fn remove(common: &Common, slots: Vec<Slot>) {
     for slot in slots {
         let steps = [
             links.clone(),
-            with(&|netlink| netlink.delete_neighbour(common.bridge_index, slot.address())),
+            with(&|netlink| netlink.delete_neighbour(common.bridge.index, slot.address())),
             namespace::remove(&common.owner.netns_name(slot.number())),
         ];
         let problems: Vec<String> =

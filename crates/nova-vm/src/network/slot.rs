@@ -2,7 +2,7 @@
 use super::guest::{self, Common};
 use super::remover::Job;
 use super::{NetworkError, namespace};
-use crate::slots::{Slot, SlotAllocator};
+use crate::slots::{SLOTS_MAX, Slot, SlotAllocator};
 use nova_domain::{Limits, NetworkPolicy};
 use nova_proto::NetworkSetup;
 use std::path::PathBuf;
@@ -69,7 +69,7 @@ pub(super) struct Builder {
 impl Builder {
     /// A namespace with the default policy.
     pub(super) fn build(&self) -> Result<NetworkSlot, NetworkError> {
-        let slot = self.slots.take().ok_or(NetworkError::Exhausted)?;
+        let slot = self.slots.take().ok_or(NetworkError::Exhausted(SLOTS_MAX))?;
         // From here on whatever is made is removed by the drop of this value.
         let made = NetworkSlot {
             netns_name: self.common.owner.netns_name(slot.number()),

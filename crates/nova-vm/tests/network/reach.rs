@@ -1,11 +1,13 @@
 //! What guests reach and what they do not.
 use crate::arena::daemon::{Daemon, Guest, allow};
 use crate::arena::{
-    Arena, ECHO_PORT, HOST, Listener, PRIVATE, PUBLIC, RESOLVER, ask, ask_as, counter, ip, knock,
-    nft, run, wait_for,
+    Arena, ECHO_PORT, HOST, Listener, PRIVATE, PUBLIC, RESOLVER, ask, ask_as, counter, inside, ip,
+    knock, nft, run, wait_for,
 };
 use nova_domain::{Limits, NetworkPolicy};
 use nova_vm::network::Attachment;
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// The port that listeners on the host and in other guests have.
 const LISTENER_PORT: u16 = 9000;
@@ -116,8 +118,43 @@ fn a_host_that_loses_its_firewall_still_opens_no_private_network() {
         ask(guest.netns(), PUBLIC[0], ECHO_PORT);
         assert!(arena.count(PUBLIC[0]) > 0);
         assert_eq!(arena.reached(), Vec::<&str>::new());
+
+        // And the daemon notices.
+        let whole = || ask(guest.netns(), PUBLIC[0], ECHO_PORT).as_deref() == Some(HOST);
+        wait_for("the host's firewall to be back", whole);
+        let reached = forbidden_things_reached(&arena, &daemon, &guest).await;
+        assert_eq!(reached, Vec::<String>::new());
         drop(guest);
         daemon.stop().await;
+    });
+}
+
+/// What a guest keeps open is the host's memory.
+#[test]
+fn a_guest_has_a_limited_number_of_connections() {
+    let arena = Arena::new();
+    arena.on_host(async || {
+        for attachment in [Attachment::Interface, Attachment::Tap] {
+            let daemon = Daemon::start(attachment).await;
+            let guest = daemon.take(&NetworkPolicy::Egress).await;
+            let neighbour = daemon.take(&NetworkPolicy::Egress).await;
+            let refused = || counter(guest.slot.netns_name(), "inet nova", "denied");
+            let socket = inside(guest.netns(), || UdpSocket::bind("0.0.0.0:0").unwrap());
+            // Each port is a connection of its own. In portions, because a TAP drops what its
+            // reader is too slow for.
+            let port = AtomicU16::new(1024);
+            wait_for("the limit to be reached", || {
+                for _ in 0..200 {
+                    let port = port.fetch_add(1, Ordering::Relaxed);
+                    let _ = socket.send_to(b"x", (PUBLIC[2], port.max(1)));
+                }
+                refused() > 0
+            });
+            let answer = ask(neighbour.netns(), PUBLIC[0], ECHO_PORT);
+            assert_eq!(answer.as_deref(), Some(HOST));
+            drop((guest, neighbour));
+            daemon.stop().await;
+        }
     });
 }
 
