@@ -187,6 +187,7 @@ impl Boot<'_> {
         let failed = |problem: &dyn std::fmt::Display| failed("starting the container", problem);
         let runtime = &self.host.runtime;
         let directory = self.remains.directory();
+        let turn = self.host.starts.acquire().await.map_err(|error| failed(&error))?;
         let (reader, writer) = io::pipe().map_err(|error| failed(&error))?;
         self.console = Some(Console::read(reader).map_err(|error| failed(&error))?);
         let child = runtime.run(self.remains.id(), &directory, writer).map_err(|error| {
@@ -196,6 +197,7 @@ impl Boot<'_> {
             ))
         })?;
         let status = self.remains.run(child).await.map_err(|error| failed(&error))?;
+        drop(turn);
         if !status.success() {
             let program = runtime.program().display();
             let complaints = runtime.complaints(&directory);

@@ -42,9 +42,12 @@ use crate::slots::SlotAllocator;
 use async_trait::async_trait;
 use nova_proto::ExecReport;
 use std::fmt;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 /// What a container costs on top of its function's memory, MiB: the agent (about 4), its mounts,
@@ -52,6 +55,13 @@ use tokio_util::task::TaskTracker;
 const OVERHEAD_MB: u32 = 16;
 /// How long an agent may take to acknowledge an orderly end before it is killed.
 const STOP_WITHIN: Duration = Duration::from_millis(500);
+
+/// After the line to the agent broke: how long to wait for what may explain it, the container's end
+/// and the last of its console.
+const EXPLANATION_WITHIN: Duration = Duration::from_millis(200);
+/// How many OCI runtimes may be at work at once per processor. Each is a process of some 30 MiB that
+/// uses a processor to the full: more of them would only finish later, all together.
+const STARTS_PER_PROCESSOR: usize = 2;
 
 /// Where the OCI runtime is unless configured otherwise.
 pub const RUNTIME_DEFAULT: &str = "/usr/bin/runc";
@@ -87,6 +97,8 @@ struct Host {
     catalog: Arc<RuntimeCatalog>,
     code: Arc<CodeImages>,
     mounts: ImageMounts,
+    /// Bounds the OCI runtimes at work; in order of arrival.
+    starts: Semaphore,
     /// What goes on even if nobody waits for it: removals, and mounts of images.
     tasks: TaskTracker,
 }
@@ -117,6 +129,7 @@ impl ContainerDriver {
                 unavailable(&format!("directory {}: {error}", directory.display()))
             })?;
         }
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
         let host = Host {
             runtime: OciRuntime::new(config.runtime, owner.runc_root()),
             agent: config.agent,
@@ -127,6 +140,7 @@ impl ContainerDriver {
             catalog,
             code,
             mounts: ImageMounts::new(&owner),
+            starts: Semaphore::new(processors * STARTS_PER_PROCESSOR),
             tasks: TaskTracker::new(),
             owner,
         };
@@ -208,13 +222,16 @@ impl MicroVm for ContainerVm {
     }
 
     async fn died(&self) -> String {
-        let running = &self.running;
-        tokio::select! {
-            () = running.process.ended() => {
-                format!("the container ended; console ends with: {}", running.console.quote())
-            }
-            reason = running.line.closed() => reason,
-        }
+        let Running { line, process, console, .. } = &self.running;
+        let how = tokio::select! {
+            () = process.ended() => "the container ended".to_owned(),
+            reason = line.closed() => match timeout(EXPLANATION_WITHIN, process.ended()).await {
+                Ok(()) => "the container ended".into(),
+                Err(_) => reason,
+            },
+        };
+        console.ended(EXPLANATION_WITHIN).await;
+        format!("{how}; console ends with: {}", console.quote())
     }
 
     async fn stop(self: Box<Self>) {

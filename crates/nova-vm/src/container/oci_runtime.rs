@@ -3,16 +3,21 @@
 //! No environment is handed on, so that nothing of the daemon's (keys, paths) can end up anywhere
 //! near a container. Each run has a process group of its own: a Ctrl-C in the daemon's terminal is
 //! for the daemon alone, and a runtime that hangs is killed with the helpers that it started.
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::io::{self, PipeWriter};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long deleting a container whose processes are dead may take.
 const DELETE_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long the helpers of a killed runtime may take to die: they do nothing that would take time.
+const REAP_WITHIN: Duration = Duration::from_secs(1);
+/// Pause between two looks at whether they have.
+const REAP_PAUSE: Duration = Duration::from_millis(1);
 /// How much of its log is read: a failure takes a dozen lines.
 const LOG_MAX_BYTES: usize = 16 * 1024;
 
@@ -102,11 +107,21 @@ pub(super) fn pid_file(bundle: &Path) -> PathBuf {
     bundle.join("pid")
 }
 
-/// Kills a runtime that does not end, with all that it started, and reaps it.
+/// Kills a runtime that does not end, with all that it started, and reaps them.
 pub(super) async fn kill_group(child: &mut Child) {
-    if let Some(pid) = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid as i32)) {
-        // It has not been reaped, so the pid, which is the group's id too, is still its own.
-        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-    }
+    let Some(group) = child.id().and_then(|pid| Pid::from_raw(pid as i32)) else { return };
+    // It has not been reaped, so the pid, which is the group's id too, is still its own.
+    let _ = kill_process_group(group, Signal::KILL);
     let _ = child.wait().await;
+    // Its children are ours now that it is gone; an error says that there are none (left).
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    let deadline = Instant::now() + REAP_WITHIN;
+    while let Ok(reaped) = waitid(WaitId::Pgid(Some(group)), options) {
+        if reaped.is_none() {
+            sleep(REAP_PAUSE).await;
+        }
+        if Instant::now() > deadline {
+            return;
+        }
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! All names follow from the guest's id, and every step is content to find nothing, so the same
 //! removal serves a boot that failed at any step, an orderly stop, and a dropped guest. A step that
-//! fails does not keep the next from being tried.
+//! fails does not keep the next from being tried. What is dropped while the daemon's runtime itself
+//! ends is left to the reconciler of the next start.
 use super::Host;
 use super::oci_runtime::kill_group;
 use crate::VmId;

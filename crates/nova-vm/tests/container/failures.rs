@@ -68,8 +68,14 @@ async fn a_runtime_that_hangs_is_killed_with_its_helpers() {
     if !possible() {
         return;
     }
-    let error = boot_with("/bin/sleep 600 & wait", IMPATIENT).await;
+    let directory = tempfile::tempdir().unwrap();
+    let note = directory.path().join("helper");
+    let on_run = format!("/bin/sleep 600 & echo $! > {}; wait", note.display());
+    let error = boot_with(&on_run, IMPATIENT).await;
     assert!(matches!(error, BootError::Timeout { timeout_ms: 300, .. }), "{error}");
+    let helper = std::fs::read_to_string(note).unwrap();
+    // Not even as a zombie.
+    assert!(!Path::new("/proc").join(helper.trim()).exists());
 }
 
 #[tokio::test]
