@@ -13,8 +13,13 @@ impl MigratorTrait for Migrator {
     }
 }
 
-#[derive(DeriveMigrationName)]
 struct M0001Initial;
+
+impl MigrationName for M0001Initial {
+    fn name(&self) -> &str {
+        "0001_initial"
+    }
+}
 
 #[derive(DeriveIden)]
 enum Function {
