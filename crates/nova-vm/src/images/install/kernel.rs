@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 /// Which guest kernel to install.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KernelChoice {
-    /// The one that this Nova was tested with; an error if the mirror no longer has it.
+    /// The one that this Nova was tested with, or what [`KernelChoice::Latest`] has installed before; an
+    /// error if there is neither and the mirror no longer has it.
     Pinned,
     /// The newest of the release, signed by Debian like the other, but not tested with this Nova.
     Latest,
@@ -48,7 +49,8 @@ impl Installer {
         let _lock = self.begin(progress).await?;
         let installed = self.installed_kernel().filter(|record| record.modules == pin.modules);
         if choice == KernelChoice::Pinned
-            && let Some(record) = installed.as_ref().filter(|record| record.sha256 == pin.sha256)
+            && let Some(record) =
+                installed.as_ref().filter(|kernel| kernel.sha256 == pin.sha256 || !kernel.pinned)
         {
             return Ok(record.clone());
         }

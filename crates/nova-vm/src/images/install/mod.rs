@@ -8,6 +8,7 @@
 //! left half made is removed by the next; what it had downloaded is used.
 mod error;
 mod firecracker;
+mod firecracker_sources;
 mod image;
 mod kernel;
 mod lock;
