@@ -31,10 +31,11 @@ impl Answer {
             .unwrap_or_else(|error| panic!("{error} in the answer {}", self.excerpt()))
     }
 
-    /// The body of an answer that must be a success.
+    /// The body of an answer that must be a success; null where there is none.
+    #[track_caller]
     pub fn ok(self) -> Value {
         assert!(self.status.is_success(), "{}: {}", self.status, self.excerpt());
-        self.json()
+        if self.text.is_empty() { Value::Null } else { self.json() }
     }
 
     /// Asserts a problem document with this status and code, and returns it.

@@ -32,7 +32,7 @@ fn tar_gz_with_symlink(name: &str, target: &str) -> Vec<u8> {
     builder.into_inner().unwrap().finish().unwrap()
 }
 
-/// A few kilobytes that unpack to 4 GiB.
+/// Half a megabyte that unpacks to 600 MiB.
 fn zip_bomb() -> Vec<u8> {
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let options = zip::write::SimpleFileOptions::default()
@@ -52,16 +52,24 @@ fn function(fields: Value) -> Value {
     body
 }
 
-async fn refused(body: Value, field: &str, hint: &str) {
+/// Tries to create it; the answer must be this problem, name the field and hint at what is right.
+async fn refused_as(body: Value, (status, code): (u16, &str), field: &str, hint: &str) {
     let nova = Nova::from_env();
-    let problem = nova.post("/functions", &body).await.problem(400, "invalid_field");
+    let problem = nova.post("/functions", &body).await.problem(status, code);
     let error = &problem["errors"][0];
     assert_eq!(error["field"], field, "{problem}");
     let words = error["hint"].as_str().unwrap();
-    assert!(words.contains(hint), "the hint of {field} says {hint:?}: {words:?}");
+    assert!(
+        !words.is_empty() && words.contains(hint),
+        "the hint of {field} says {hint:?}: {words:?}"
+    );
     let name = body["name"].as_str().unwrap_or("refused");
     let after = nova.get(&format!("/functions/{}", name.replace('/', "%2F"))).await;
     assert!(!after.status.is_success(), "nothing was made");
+}
+
+async fn refused(body: Value, field: &str, hint: &str) {
+    refused_as(body, (400, "invalid_field"), field, hint).await;
 }
 
 #[tokio::test]
@@ -72,7 +80,7 @@ async fn fields_out_of_bounds_are_named() {
     refused(function(json!({"handler": "../x"})), "handler", "relative").await;
     refused(function(json!({"limits": {"vcpus": 99}})), "limits.vcpus", "32").await;
     refused(function(json!({"env_vars": {"A-B": "x"}})), "env_vars.A-B", "letters").await;
-    refused(function(json!({"mode": "threads"})), "mode", "persistent").await;
+    refused(function(json!({"mode": "threads"})), "mode", "value").await;
 }
 
 #[tokio::test]
@@ -82,14 +90,15 @@ async fn an_unknown_runtime_is_refused_with_the_likely_one() {
 
 #[tokio::test]
 async fn an_unknown_field_is_refused_with_the_nearest_one() {
-    refused(function(json!({"memory": 128})), "memory", "memory_mb").await;
-    refused(function(json!({"limits": {"vcpu": 2}})), "limits.vcpu", "vcpus").await;
+    let unknown = (400, "unknown_field");
+    refused_as(function(json!({"memory": 128})), unknown, "memory", "memory_mb").await;
+    refused_as(function(json!({"limits": {"vcpu": 2}})), unknown, "limits.vcpu", "vcpus").await;
 }
 
 #[tokio::test]
 async fn code_that_is_no_archive_is_refused() {
     let code = json!({"archive": STANDARD.encode(b"certainly not an archive")});
-    refused(function(json!({"code": code})), "code", "tar.gz").await;
+    refused_as(function(json!({"code": code})), (400, "invalid_code"), "code", "tar.gz").await;
 }
 
 #[tokio::test]
@@ -102,7 +111,7 @@ async fn archives_that_leave_their_directory_are_refused() {
         tar_gz_with_symlink("link", "../../outside"),
     ] {
         let code = json!({"archive": STANDARD.encode(archive)});
-        refused(function(json!({"code": code})), "code", "").await;
+        refused_as(function(json!({"code": code})), (400, "invalid_code"), "code", "").await;
     }
 }
 
@@ -111,7 +120,7 @@ async fn a_zip_bomb_is_refused() {
     let bomb = zip_bomb();
     assert!(bomb.len() < 1024 * 1024, "{} bytes", bomb.len());
     let code = json!({"archive": STANDARD.encode(bomb)});
-    refused(function(json!({"code": code})), "code", "").await;
+    refused_as(function(json!({"code": code})), (413, "code_too_large"), "code", "").await;
 }
 
 #[tokio::test]
@@ -151,13 +160,13 @@ async fn without_a_good_key_nothing_answers() {
     let nova = Nova::from_env();
     for key in ["", "nova_1_2", "x"] {
         let stranger = Nova::at(nova.url(), key);
-        stranger.get("/functions").await.problem(401, "unauthorized");
-        stranger.post("/functions", &function(json!({}))).await.problem(401, "unauthorized");
+        stranger.get("/functions").await.problem(401, "unauthenticated");
+        stranger.post("/functions", &function(json!({}))).await.problem(401, "unauthenticated");
         assert!(stranger.get("/health").await.status.is_success(), "health needs no key");
     }
     let forged = format!("{}0", &nova.key()[..nova.key().len() - 1]);
     let other = if forged == nova.key() { forged.replace('0', "1") } else { forged };
-    Nova::at(nova.url(), &other).get("/functions").await.problem(401, "unauthorized");
+    Nova::at(nova.url(), &other).get("/functions").await.problem(401, "unauthenticated");
 }
 
 #[tokio::test]
@@ -171,7 +180,7 @@ async fn a_foreign_host_header_is_refused() {
 async fn what_does_not_exist_is_404_with_a_problem() {
     let nova = Nova::from_env();
     nova.get("/functions/e2e-none").await.problem(404, "function_not_found");
-    nova.get("/no/such/path").await.problem(404, "not_found");
+    nova.get("/no/such/path").await.problem(404, "route_not_found");
     let id = "01890000-0000-7000-8000-000000000000";
     nova.get(&format!("/invocations/{id}")).await.problem(404, "invocation_not_found");
 }

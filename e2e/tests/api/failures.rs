@@ -15,7 +15,7 @@ print(json.dumps({'processes': len(procs)}))
     let function = nova.function("python", code, json!({"timeout_s": 10})).await;
     function.call(&json!("warm up")).await;
     let problem = function.invoke(&json!("hang")).await.problem(504, "function_timeout");
-    assert!(problem["detail"].as_str().unwrap().contains("10 s"), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("10000 ms"), "{problem}");
     let answer = function.call(&json!("again")).await;
     assert_eq!(answer["start"], "warm", "the VM survived");
     assert_eq!(answer["output"], json!({"processes": 1}), "nothing of the killed call is left");

@@ -75,12 +75,15 @@ async fn metrics_count_calls_in_json_and_for_prometheus() {
     function.call(&json!({})).await;
     function.call(&json!({})).await;
     let metrics = nova.get("/metrics").await.ok();
-    assert_eq!(metrics["functions"][&function.name]["completed"], 2, "{metrics}");
+    let functions = metrics["functions"].as_array().unwrap();
+    let of = functions.iter().find(|of| of["function"] == function.name.as_str()).unwrap();
+    assert_eq!((&of["cold_starts"], &of["warm_starts"]), (&json!(1), &json!(1)), "{of}");
     let text = nova.get("/metrics/prometheus").await;
     let line = text
         .text
         .lines()
-        .find(|line| line.starts_with("nova_invocations_total") && line.contains(&function.name))
+        .filter(|line| line.starts_with("nova_invocations_total") && line.contains(&function.name))
+        .find(|line| line.contains("status=\"success\""))
         .unwrap_or_else(|| panic!("no such series in {}", text.text));
     assert!(line.contains("runtime=\"python\"") && line.ends_with(" 2"), "{line}");
     function.delete().await;
