@@ -37,6 +37,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+/// The database, in the data directory.
+pub const DATABASE_FILE: &str = "nova.db";
 /// Time for the last answers to be written when their calls have ended.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long records of calls and log lines are kept.
@@ -71,13 +73,8 @@ pub async fn main(args: DaemonArgs, data_dir: Option<PathBuf>) -> anyhow::Result
 }
 
 fn read_config(args: DaemonArgs, data_dir: Option<PathBuf>) -> anyhow::Result<Config> {
-    let mut raw = RawConfig::default();
-    if let Some(file) = &args.config {
-        raw.add_file(file)?;
-    }
-    raw.add_environment(|name| std::env::var(name).ok());
+    let mut raw = RawConfig::read(args.config.as_deref(), data_dir.as_deref())?;
     raw.add_flag("listen", args.listen);
-    raw.add_flag("data_dir", data_dir.map(|path| path.display().to_string()));
     raw.add_flag("backend", args.backend);
     raw.add_flag("log_format", args.log_format);
     raw.add_flag("insecure_no_auth", args.insecure_no_auth.then(|| "true".to_owned()));
@@ -143,7 +140,7 @@ impl Starting {
             format!("cannot listen on {}; choose another address with --listen", config.listen)
         })?;
         let address = listener.local_addr()?;
-        let store = SqlStore::open(&config.data_dir.join("nova.db")).await?;
+        let store = SqlStore::open(&config.data_dir.join(DATABASE_FILE)).await?;
         let store: Arc<dyn Store> = Arc::new(store);
         let vault = SecretVault::new(
             store.clone(),
@@ -241,12 +238,17 @@ async fn open_blobs(config: &Config, store: &dyn Store) -> anyhow::Result<Arc<dy
     Ok(Arc::new(blobs))
 }
 
-fn host_config(config: &Config) -> HostConfig {
+/// Where images, kernel and Firecracker are.
+pub fn artifacts(config: &Config) -> Artifacts {
     let Config { data_dir, artifacts, firecracker_dir, .. } = config;
+    Artifacts::new(data_dir, artifacts.clone(), firecracker_dir.clone())
+}
+
+fn host_config(config: &Config) -> HostConfig {
     HostConfig {
-        data_dir: data_dir.clone(),
+        data_dir: config.data_dir.clone(),
         backend: config.backend,
-        artifacts: Artifacts::new(data_dir, artifacts.clone(), firecracker_dir.clone()),
+        artifacts: artifacts(config),
         agent: agent::PROGRAM,
         network_range: config.network_range,
         resolvers: config.resolvers.clone(),

@@ -31,6 +31,7 @@ pub use auth::KeyRing;
 use axum::Router;
 use axum::extract::Request;
 use axum::handler::Handler;
+use axum::http::Method;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter};
@@ -97,25 +98,28 @@ pub struct Settings {
 /// One line of the table.
 struct Route {
     #[cfg_attr(not(test), expect(dead_code, reason = "for the test of the table"))]
-    method: MethodFilter,
+    method: Method,
     path: &'static str,
     access: Access,
     handler: MethodRouter<Arc<Api>>,
 }
 
 impl Route {
-    fn new<H, T>(method: MethodFilter, path: &'static str, access: Access, handler: H) -> Self
+    fn new<H, T>(method: Method, path: &'static str, access: Access, handler: H) -> Self
     where
         H: Handler<T, Arc<Api>>,
         T: 'static,
     {
-        Self { method, path, access, handler: MethodRouter::new().on(method, handler) }
+        // Fails only for methods that HTTP does not define; a route without a filter has no method.
+        let filter = MethodFilter::try_from(method.clone()).ok();
+        let handler = filter.map(|filter| MethodRouter::new().on(filter, handler));
+        Self { method, path, access, handler: handler.unwrap_or_default() }
     }
 }
 
 /// Every route. The role is the least that may use it.
 fn routes() -> Vec<Route> {
-    use MethodFilter as M;
+    use Method as M;
     use Role::{Deploy, Invoke, Read};
     let key = Access::Key;
     vec![

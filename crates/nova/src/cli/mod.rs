@@ -5,7 +5,7 @@
 //! success, 1 a function failed or a request was refused, 2 the command line makes no sense.
 mod client;
 mod connection;
-
+mod doctor;
 mod function_args;
 mod functions;
 mod installation;
@@ -64,6 +64,8 @@ enum Command {
     /// Set, show, list and delete secrets
     #[command(subcommand)]
     Secret(secrets::SecretCommand),
+    /// Check this host and say what to do about each finding
+    Doctor(doctor::DoctorArgs),
     /// Install the guest kernel and Firecracker into the data directory
     Setup(SetupArgs),
     /// Print a completion script for a shell
@@ -220,6 +222,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 installation::remove_runtimes(&connection.data_dir(), &ids).await
             }
             Command::Secret(command) => secrets::secret(&connection.client()?, command).await,
+            Command::Doctor(args) => doctor::doctor(connection.data_dir, args).await,
             Command::Setup(args) => installation::setup(&connection.data_dir(), args).await,
             Command::Completions { .. } | Command::AgentBinary { .. } => Ok(ExitCode::SUCCESS),
         }

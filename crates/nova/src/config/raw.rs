@@ -103,6 +103,17 @@ pub struct RawConfig {
 }
 
 impl RawConfig {
+    /// What file, environment and `--data-dir` say; other flags are added by those who have them.
+    pub fn read(file: Option<&Path>, data_dir: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut raw = Self::default();
+        if let Some(file) = file {
+            raw.add_file(file)?;
+        }
+        raw.add_environment(|name| std::env::var(name).ok());
+        raw.add_flag("data_dir", data_dir.map(|path| path.display().to_string()));
+        Ok(raw)
+    }
+
     /// Adds what a file says: TOML, or YAML where its name ends in `.yaml` or `.yml`.
     pub fn add_file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let error = |problem: String| ConfigError::File { path: path.to_owned(), problem };

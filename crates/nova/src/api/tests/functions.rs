@@ -213,7 +213,7 @@ async fn a_list_comes_in_pages() {
     {
         assert_eq!(fixture.get(&format!("/functions?{query}")).await.problem().2, field);
     }
-    let bad = fixture.get("/functions?cursor=%21%21nonsense").await;
+    let bad = fixture.get("/invocations?cursor=nonsense").await;
     assert_eq!(bad.problem().2, "cursor");
 }
 

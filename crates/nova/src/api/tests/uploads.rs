@@ -36,7 +36,8 @@ fn tar_gz(files: &[(&str, &[u8])], links: &[(&str, &str)]) -> Vec<u8> {
 
 fn zip(name: &str, content: &mut dyn Read) -> Vec<u8> {
     let mut archive = zip::ZipWriter::new(Cursor::new(Vec::new()));
-    archive.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+    let options = zip::write::SimpleFileOptions::default().unix_permissions(0o755);
+    archive.start_file(name, options).unwrap();
     std::io::copy(content, &mut archive).unwrap();
     archive.flush().unwrap();
     archive.finish().unwrap().into_inner()
@@ -139,10 +140,10 @@ async fn code_is_read_from_a_listed_directory_only() {
     let fixture = Fixture::with_settings(|settings| settings.code_paths.push(directory)).await;
     let inline = fixture.create("inline").await;
     let body = |path: &str| json!({ "name": "hello", "runtime": "python", "code_path": path });
-    let path = allowed.path().join("hello.py").display().to_string();
-    let answer = fixture.post("/functions", body(&path)).await;
-    assert_eq!(answer.json()["code_hash"], inline["code_hash"]);
     for path in ["/etc/passwd", &format!("{}/../x", allowed.path().display())] {
         assert_eq!(fixture.post("/functions", body(path)).await.problem().2, "code_path");
     }
+    let path = allowed.path().join("hello.py").display().to_string();
+    let answer = fixture.post("/functions", body(&path)).await;
+    assert_eq!(answer.json()["code_hash"], inline["code_hash"]);
 }
