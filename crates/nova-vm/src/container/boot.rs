@@ -152,6 +152,7 @@ impl Boot<'_> {
         let hostname = self.hostname();
         let memory_mb = self.spec.memory_mb;
         let limits = self.spec.limits;
+        let concurrency = self.spec.setup.instance_concurrency;
         // A tmpfs without a limit of its own ends where the function's memory does.
         let tmp_mb = if limits.tmp_mb == 0 { memory_mb } else { limits.tmp_mb };
         let written = self.remains.blocking(move || {
@@ -171,6 +172,7 @@ impl Boot<'_> {
                 agent_cgroup: agent_cgroup.name(),
                 function_cgroup: &cgroup,
                 tmp_mb,
+                concurrency,
             };
             let directory = directory.display();
             bundle

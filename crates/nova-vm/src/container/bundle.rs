@@ -27,9 +27,12 @@ const NOVA: &str = "/nova";
 /// The socket's name in that directory.
 pub(super) const SOCKET: &str = "agent.sock";
 
-/// Most memory of the agent's own cgroup, MiB. It stays near 10 MiB; this bounds what large payloads
-/// of many calls at once can make of it, before the host's own limits would.
-const AGENT_MEMORY_MAX_MB: u64 = 256;
+/// Most memory of the agent's own cgroup, MiB: this, and for each call that it may carry at once as
+/// much as the largest payload both ways takes (14, measured). It bounds an agent gone wrong; an
+/// ordinary one stays near 3.
+const AGENT_MEMORY_MB: u64 = 64;
+/// See [`AGENT_MEMORY_MB`].
+const AGENT_MEMORY_PER_CALL_MB: u64 = 16;
 /// Most threads of the agent: a few per call, 100 calls at once.
 const AGENT_PIDS_MAX: u32 = 512;
 /// Size of the tmpfs at /run, MiB: secrets and input files, written by the agent alone.
@@ -67,6 +70,8 @@ pub(super) struct Bundle<'a> {
     pub function_cgroup: &'a FunctionCgroup,
     /// Size of /tmp, MiB.
     pub tmp_mb: u32,
+    /// Calls at once.
+    pub concurrency: u32,
 }
 
 /// The files of the function's cgroup that the agent needs.
@@ -113,6 +118,8 @@ impl Bundle<'_> {
 
     /// The configuration for the OCI runtime.
     fn config(&self) -> Value {
+        let agent_memory =
+            (AGENT_MEMORY_MB + AGENT_MEMORY_PER_CALL_MB * u64::from(self.concurrency)) << 20;
         let capabilities = json!(["CAP_SETUID", "CAP_SETGID", "CAP_KILL"]);
         let ids = json!([
             {"containerID": 0, "hostID": self.uid_root, "size": 1},
@@ -141,9 +148,7 @@ impl Bundle<'_> {
                 "gidMappings": ids,
                 "cgroupsPath": format!("/{}", self.agent_cgroup),
                 "resources": {
-                    "memory": {
-                        "limit": AGENT_MEMORY_MAX_MB << 20, "swap": AGENT_MEMORY_MAX_MB << 20,
-                    },
+                    "memory": {"limit": agent_memory, "swap": agent_memory},
                     "pids": {"limit": AGENT_PIDS_MAX},
                 },
                 "seccomp": seccomp::profile(),
@@ -235,6 +240,7 @@ mod tests {
             agent_cgroup: "nova-x/vm1/agent",
             function_cgroup: cgroup,
             tmp_mb: 12,
+            concurrency: 1,
         }
     }
 

@@ -7,7 +7,7 @@ use nova_domain::{
 };
 use nova_proto::{ExecReport, FunctionSetup};
 use nova_vm::cgroup::Cgroups;
-use nova_vm::container::{ContainerConfig, ContainerDriver, RUNTIME_DEFAULT};
+use nova_vm::container::{ContainerConfig, ContainerDriver, RUNTIME_DEFAULT, reconcile};
 use nova_vm::images::code::{CodeImages, UploadKind, canonicalise};
 use nova_vm::images::{Artifacts, RuntimeCatalog};
 use nova_vm::lease::Lease;
@@ -94,7 +94,7 @@ pub struct Rig {
     pub driver: Arc<ContainerDriver>,
     codes: Arc<Codes>,
     _lease: Lease,
-    directory: TempDir,
+    _directory: TempDir,
 }
 
 /// What a test may want different.
@@ -163,7 +163,7 @@ impl Rig {
         let slots = SlotAllocator::new(lease.space());
         let driver =
             ContainerDriver::new(config, slots, None, Arc::new(catalog), Arc::new(code)).unwrap();
-        Self { owner, driver: Arc::new(driver), codes, _lease: lease, directory }
+        Self { owner, driver: Arc::new(driver), codes, _lease: lease, _directory: directory }
     }
 
     /// A guest for a shell script: `$1` is the input's file, stdout the result.
@@ -221,7 +221,6 @@ impl Rig {
     pub async fn finish(self) {
         self.driver.shutdown().await;
         assert_eq!(self.left(), Vec::<String>::new());
-        drop(self.directory);
     }
 
     /// All guests' belongings on the host; the images and cgroup that they share are not counted.
@@ -262,6 +261,22 @@ impl Rig {
         };
         let waited = tokio::time::timeout(BOOT_TIMEOUT, gone).await;
         assert!(waited.is_ok(), "still there: {:?}", self.guests_left());
+    }
+}
+
+/// After a test that failed: what it left must not stay on the host.
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let owner = self.owner.clone();
+        // Not on this thread, which is within a runtime that is unwinding.
+        let swept = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(reconcile(&owner, Path::new(RUNTIME_DEFAULT)))
+        });
+        eprintln!("swept up after the failed test: {:?}", swept.join());
     }
 }
 

@@ -205,3 +205,16 @@ async fn many_guests_at_once_come_and_go() {
     tokio::time::timeout(Duration::from_secs(120), all).await.unwrap();
     rig.finish().await;
 }
+
+#[tokio::test]
+async fn the_largest_payload_travels_both_ways() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::new();
+    let vm = rig.boot(r#"cat "$1""#).await;
+    let largest = format!("\"{}\"", "x".repeat(nova_proto::PAYLOAD_MAX_BYTES - 2));
+    assert_eq!(output(&*vm, &largest).await, largest);
+    vm.stop().await;
+    rig.finish().await;
+}
