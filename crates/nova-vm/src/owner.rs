@@ -20,7 +20,7 @@ const SHORT_ID_DIGITS: usize = 6;
 /// Start of the names of all network namespaces, containers and cgroups of every daemon.
 const PREFIX: &str = "nova-";
 /// The bridge's name where no other daemon has taken it.
-const BRIDGE_PREFERRED: &str = "novabr0";
+pub(crate) const BRIDGE_PREFERRED: &str = "novabr0";
 
 /// A daemon's identity: its id and the directory that holds everything it keeps on disk.
 #[derive(Debug, Clone)]

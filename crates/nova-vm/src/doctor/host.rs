@@ -3,6 +3,8 @@ use super::{Finding, Status, Subject};
 use crate::backend::Backend;
 use crate::cgroup::{Cgroups, Version};
 use crate::firecracker::check_file_system;
+use crate::network::obstacles;
+use crate::owner::BRIDGE_PREFERRED;
 use nix::sys::statvfs::statvfs;
 use std::fs::{self, OpenOptions};
 use std::path::Path;
@@ -111,6 +113,15 @@ pub(super) async fn network(subject: &Subject) -> Finding {
         return Finding::bad(CHECK, status, "no /dev/net/tun", "load the kernel module tun");
     }
     Finding::ok(CHECK, version)
+}
+
+/// What else keeps guests from the network that they may have.
+pub(super) fn network_obstacles(subject: &Subject) -> Vec<Finding> {
+    if subject.backend == Backend::None {
+        return Vec::new();
+    }
+    let found = obstacles(subject.network_range, BRIDGE_PREFERRED).into_iter();
+    found.map(|one| Finding::bad("network", Status::Warn, one.problem, one.fix)).collect()
 }
 
 pub(super) fn data_dir(subject: &Subject) -> Finding {

@@ -115,6 +115,7 @@ pub async fn examine(subject: &Subject) -> Vec<Finding> {
         host::data_dir(subject),
         host::disk_space(subject),
     ]);
+    findings.extend(host::network_obstacles(subject));
     findings.extend(settings::all());
     findings
 }

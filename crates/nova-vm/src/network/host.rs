@@ -1,19 +1,17 @@
-//! The host's side: bridge, forwarding, the host's firewall, and what stands in the way of them.
+//! The host's side of the network: bridge and firewall, made and removed.
 use super::firewall::Firewall;
 use super::guest::{mac_of, mac_text};
 use super::netlink::Netlink;
+use super::obstacles::{refuse_overlap, turn_forwarding_on, warn_of_droppers};
 use super::rules::{HostRules, remove_table};
 use super::{NetworkError, namespace};
 use crate::lease::Lease;
-use crate::owner::{LINK_ALIAS_PREFIX, Owner};
+use crate::owner::Owner;
 use crate::slots::{BLOCK_PREFIX_LENGTH, SLOTS_MAX, SlotSpace};
 use std::net::Ipv4Addr;
 
 /// The largest frames of guests where the host's way out is not known: Ethernet's.
 const MTU_DEFAULT: u32 = 1500;
-/// Whether the kernel forwards packets between links.
-const FORWARDING: &str = "net/ipv4/ip_forward";
-
 /// The bridge as it was made.
 #[derive(Debug)]
 pub(super) struct Bridge {
@@ -32,7 +30,7 @@ pub(super) fn prepare(
 ) -> Result<Bridge, NetworkError> {
     namespace::prepare_directory()?;
     let netlink = Netlink::open()?;
-    refuse_overlap(&netlink, lease)?;
+    refuse_overlap(&netlink, lease.range())?;
     turn_forwarding_on()?;
     let links = netlink.links()?;
     let out = netlink.default_route_link()?;
@@ -73,21 +71,6 @@ pub(super) fn load_rules(
     firewall.load("host", &rules.ruleset())
 }
 
-/// A packet passes only if every firewall of the host accepts it; Docker's, for one, drops what it
-/// does not know.
-fn warn_of_droppers(owner: &Owner, firewall: &Firewall, bridge: &str) {
-    match firewall.forward_droppers(&owner.firewall_table()) {
-        Ok(chains) if chains.is_empty() => {}
-        Ok(chains) => tracing::warn!(
-            ?chains,
-            "another firewall drops forwarded packets by default: guests have no network unless it \
-             accepts what comes from and goes to {bridge} (with Docker: iptables -I DOCKER-USER \
-             -i {bridge} -j ACCEPT, and the same with -o)"
-        ),
-        Err(error) => tracing::warn!(%error, "other firewalls could not be looked at"),
-    }
-}
-
 fn make_bridge(
     netlink: &Netlink,
     owner: &Owner,
@@ -109,40 +92,6 @@ fn make_bridge(
         format!("bridge {}", owner.bridge_names()[1]),
         "the name is taken by a link that is not ours; remove or rename it",
     ))
-}
-
-/// Refuses a range that the host uses for something else: guests would hide it, or it them.
-fn refuse_overlap(netlink: &Netlink, lease: &Lease) -> Result<(), NetworkError> {
-    let links = netlink.links()?;
-    for known in netlink.known_networks()? {
-        let link = links.iter().find(|link| link.index == known.link_index);
-        let is_nova = link.is_some_and(|link| {
-            link.alias.as_deref().is_some_and(|alias| alias.starts_with(LINK_ALIAS_PREFIX))
-        });
-        if !is_nova && lease.range().overlaps(known.address, known.prefix_length) {
-            return Err(NetworkError::Overlap {
-                range: lease.range(),
-                other: format!("{}/{}", known.address, known.prefix_length),
-                link: link.map_or_else(|| "a route".to_owned(), |link| link.name.clone()),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// Guests need forwarding. It stays on when the daemon ends: others may have come to rely on it.
-fn turn_forwarding_on() -> Result<(), NetworkError> {
-    let on = std::fs::read_to_string(format!("/proc/sys/{FORWARDING}"))
-        .is_ok_and(|value| value.trim_end() != "0");
-    if on {
-        return Ok(());
-    }
-    namespace::write_setting(FORWARDING, "1")?;
-    tracing::warn!(
-        "turned on net.ipv4.ip_forward, which guests with a network need; it stays on after nova \
-         ends"
-    );
-    Ok(())
 }
 
 /// Removes everything of this owner by name, in the calling thread's namespace: for the end of a

@@ -13,6 +13,7 @@ mod guest;
 mod host;
 pub(crate) mod namespace;
 mod netlink;
+mod obstacles;
 mod remover;
 mod resolvers;
 mod rules;
@@ -23,6 +24,7 @@ mod tap;
 
 pub(crate) use host::sweep;
 pub(crate) use netlink::Netlink;
+pub use obstacles::{Obstacle, obstacles};
 pub use slot::NetworkSlot;
 
 use crate::lease::Lease;
@@ -118,8 +120,8 @@ impl Network {
         let resolvers = config.resolvers.unwrap_or_else(resolvers::of_host);
         if resolvers.is_empty() {
             tracing::warn!(
-                "no name server that guests can reach in /etc/resolv.conf; set network_resolvers \
-                 (or NOVA_NETWORK_RESOLVERS)"
+                "no name server that guests can reach in /etc/resolv.conf; set resolvers (or \
+                 NOVA_RESOLVERS)"
             );
         }
         let prepared = namespace::on_thread(|| host::prepare(&owner, lease, &firewall, &resolvers));

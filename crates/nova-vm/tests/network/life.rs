@@ -1,9 +1,11 @@
 //! How a daemon's network comes and goes: nothing is left, nothing of another daemon is touched.
 use crate::arena::daemon::{Daemon, allow};
-use crate::arena::{Arena, ECHO_PORT, HOST, PUBLIC, ask, inventory, ip, namespaces, wait_for};
+use crate::arena::{
+    Arena, ECHO_PORT, HOST, PUBLIC, ask, inventory, ip, namespaces, nft, run, wait_for,
+};
 use nova_domain::{Limits, NetworkPolicy};
 use nova_vm::lease::Lease;
-use nova_vm::network::{Attachment, Network, NetworkError};
+use nova_vm::network::{Attachment, Network, NetworkError, obstacles};
 use nova_vm::owner::Owner;
 use nova_vm::slots::{AddressRange, SLOTS_MAX};
 use std::path::Path;
@@ -136,6 +138,29 @@ fn a_range_that_the_host_uses_is_refused_by_name() {
             assert_eq!(inventory(arena.host()), before);
             ip(arena.host(), &taken.replace(" add ", " del "));
         }
+    });
+}
+
+#[test]
+fn what_stands_in_the_way_is_named_before_the_start() {
+    let arena = Arena::new();
+    arena.on_host(async || {
+        let problems = || {
+            let found = obstacles(AddressRange::default(), "novabr0").into_iter();
+            found.map(|one| one.problem).collect::<Vec<_>>().join("\n")
+        };
+        assert!(!problems().contains("172.30.77.1") && !problems().contains("drops"));
+        for (value, is_named) in [("0", true), ("1", false)] {
+            let setting = format!("net.ipv4.ip_forward={value}");
+            run(&["ip", "netns", "exec", arena.host(), "sysctl", "-q", &setting]);
+            assert_eq!(problems().contains("ip_forward"), is_named);
+        }
+        let docker = "table ip filter {\n chain FORWARD {\n  type filter hook forward priority 0; \
+                      policy drop;\n }\n}\n";
+        nft(arena.host(), docker);
+        ip(arena.host(), "address add 172.30.77.1/24 dev out0");
+        assert!(problems().contains("ip filter FORWARD drops forwarded packets"));
+        assert!(problems().contains("172.30.77.1/24 on out0"));
     });
 }
 
