@@ -121,7 +121,7 @@ pub(super) fn network_obstacles(subject: &Subject) -> Vec<Finding> {
         return Vec::new();
     }
     let found = obstacles(subject.network_range, BRIDGE_PREFERRED).into_iter();
-    found.map(|one| Finding::bad("network", Status::Warn, one.problem, one.fix)).collect()
+    found.map(|one| Finding::bad(one.check, Status::Warn, one.problem, one.fix)).collect()
 }
 
 pub(super) fn data_dir(subject: &Subject) -> Finding {

@@ -12,6 +12,8 @@ const FORWARDING: &str = "net/ipv4/ip_forward";
 /// Something to be done by the administrator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
+    /// What was looked at, one word. Stable.
+    pub check: &'static str,
     /// What was found.
     pub problem: String,
     /// What to do.
@@ -26,6 +28,7 @@ pub fn obstacles(range: AddressRange, bridge: &str) -> Vec<Obstacle> {
         namespace::on_thread(|| Netlink::open().and_then(|link| refuse_overlap(&link, range)));
     if let Err(error) = overlap {
         found.push(Obstacle {
+            check: "network_range",
             problem: error.to_string(),
             fix: "set network_range (or NOVA_NETWORK_RANGE) to a private network of your own"
                 .into(),
@@ -33,9 +36,10 @@ pub fn obstacles(range: AddressRange, bridge: &str) -> Vec<Obstacle> {
     }
     // Without nft nothing works anyway, which is a finding of its own.
     let chains = Firewall::find().and_then(|firewall| firewall.forward_droppers(""));
-    found.extend(chains.unwrap_or_default().iter().map(|chain| dropper(chain, bridge)));
+    found.extend(droppers(&chains.unwrap_or_default(), bridge));
     if !forwards() {
         found.push(Obstacle {
+            check: "ip_forward",
             problem: "net.ipv4.ip_forward is off; the daemon will turn it on and leave it on"
                 .into(),
             fix: "nothing, or turn it on yourself: sysctl net.ipv4.ip_forward=1".into(),
@@ -43,6 +47,7 @@ pub fn obstacles(range: AddressRange, bridge: &str) -> Vec<Obstacle> {
     }
     if resolvers::of_host().is_empty() {
         found.push(Obstacle {
+            check: "resolvers",
             problem: "/etc/resolv.conf names no server that a guest can reach".into(),
             fix: "set resolvers (or NOVA_RESOLVERS)".into(),
         });
@@ -91,8 +96,7 @@ fn forwards() -> bool {
 pub(super) fn warn_of_droppers(owner: &Owner, firewall: &Firewall, bridge: &str) {
     match firewall.forward_droppers(&owner.firewall_table()) {
         Ok(chains) => {
-            for chain in chains {
-                let Obstacle { problem, fix } = dropper(&chain, bridge);
+            if let Some(Obstacle { problem, fix, .. }) = droppers(&chains, bridge) {
                 tracing::warn!("{problem}; {fix}");
             }
         }
@@ -102,12 +106,13 @@ pub(super) fn warn_of_droppers(owner: &Owner, firewall: &Firewall, bridge: &str)
 
 /// A packet passes only if every firewall of the host accepts it; Docker's, for one, drops what it
 /// does not know.
-fn dropper(chain: &str, bridge: &str) -> Obstacle {
-    Obstacle {
-        problem: format!("the firewall chain {chain} drops forwarded packets by default"),
+fn droppers(chains: &[String], bridge: &str) -> Option<Obstacle> {
+    (!chains.is_empty()).then(|| Obstacle {
+        check: "forward_policy",
+        problem: format!("other firewalls drop forwarded packets: {}", chains.join(", ")),
         fix: format!(
-            "let it accept what comes from and goes to {bridge}, or guests have no network (with \
+            "let them accept what comes from and goes to {bridge}, or guests have no network (with \
              Docker: iptables -I DOCKER-USER -i {bridge} -j ACCEPT, and the same with -o)"
         ),
-    }
+    })
 }

@@ -149,7 +149,7 @@ fn what_stands_in_the_way_is_named_before_the_start() {
             let found = obstacles(AddressRange::default(), "novabr0").into_iter();
             found.map(|one| one.problem).collect::<Vec<_>>().join("\n")
         };
-        assert!(!problems().contains("172.30.77.1") && !problems().contains("drops"));
+        assert!(!problems().contains("172.30.77.1") && !problems().contains("FORWARD"));
         for (value, is_named) in [("0", true), ("1", false)] {
             let setting = format!("net.ipv4.ip_forward={value}");
             run(&["ip", "netns", "exec", arena.host(), "sysctl", "-q", &setting]);
@@ -159,7 +159,7 @@ fn what_stands_in_the_way_is_named_before_the_start() {
                       policy drop;\n }\n}\n";
         nft(arena.host(), docker);
         ip(arena.host(), "address add 172.30.77.1/24 dev out0");
-        assert!(problems().contains("ip filter FORWARD drops forwarded packets"));
+        assert!(problems().contains("drop forwarded packets: ip filter FORWARD"));
         assert!(problems().contains("172.30.77.1/24 on out0"));
     });
 }
