@@ -62,8 +62,9 @@ pub struct PoolState {
     short: BTreeSet<FunctionName>,
     /// When waiters give up. A waiter whose VM boots already is no longer in here.
     deadlines: BTreeMap<(Millis, WaiterId), FunctionName>,
-    /// The function for whose next boot VMs in use must make way.
-    yield_for: Option<FunctionName>,
+    /// The function for whose next boot VMs in use must make way, and how many VMs it has or will
+    /// have once those that stop have stopped.
+    yield_for: Option<(FunctionName, u32)>,
     draining: bool,
 }
 
@@ -179,10 +180,16 @@ impl PoolState {
         [deadline, idle, prewarm].into_iter().flatten().min()
     }
 
-    /// Whether nothing is left to wait for: no VM, no waiter.
+    /// Whether nothing is left of all that ever happened but the functions themselves.
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
-        self.vms.is_empty() && self.hungry.is_empty()
+        let rooms = [self.used, self.stopping, self.yielding];
+        self.vms.is_empty()
+            && self.hungry.is_empty()
+            && self.idle.is_empty()
+            && self.deadlines.is_empty()
+            && self.booting == 0
+            && rooms == [Room::default(); 3]
     }
 
     /// Whether new callers are refused.

@@ -53,7 +53,7 @@ impl PoolState {
             }
             if !soon.fits(need) {
                 if !soon.with(self.yielding).fits(need) {
-                    self.yield_for = Some(name);
+                    self.yield_for = Some((name, share));
                 }
                 return false;
             }
@@ -101,19 +101,20 @@ impl PoolState {
     /// no idle VM can make way for: where it holds at least two VMs more than that one, or where
     /// that one has none and its caller came first or has waited for a whole turn.
     pub(super) fn must_yield(&self, name: &FunctionName, now: Millis) -> bool {
-        let Some(other) = self.yield_for.as_ref().filter(|other| *other != name) else {
+        let Some((other, other_share)) = self.yield_for.as_ref().filter(|(it, _)| it != name)
+        else {
             return false;
         };
         let (Some(own), Some(other)) = (self.functions.get(name), self.functions.get(other)) else {
             return false;
         };
         let Some(first) = other.queue.front() else { return false };
-        if own.live > other.live + 1 {
+        if own.live > other_share + 1 {
             return true;
         }
         let came_first = own.queue.front().is_none_or(|waiter| first.id < waiter.id);
         let waited_a_turn = now >= other.waits_without_vm_since() + TURN_MS;
-        other.live == 0 && (came_first || waited_a_turn)
+        *other_share == 0 && (came_first || waited_a_turn)
     }
 
     /// The VM that idles longest; one that `min_replicas` keeps only where all are kept.

@@ -115,6 +115,13 @@ fn boots_ahead_that_fail_are_tried_again_ever_more_slowly() {
     }
     assert_eq!(tries[..3], [1000, 2000, 4000]);
     assert_eq!(tries[9], 60_000);
+    let caller = world.acquire("f");
+    world.settle();
+    world.release(caller, true);
+    let vm = world.at(GuestStage::Up)[0];
+    world.died(vm);
+    let next = world.state.next_tick(world.now).unwrap();
+    assert_eq!(next - world.now, 1000, "a call that was served ends the bad luck");
 }
 
 #[test]
@@ -128,6 +135,18 @@ fn a_failed_boot_fails_the_callers_it_was_for_and_no_others() {
     assert_eq!(world.at(GuestStage::Booting), [boots[1]], "no new boot for those who have one");
     world.booted(boots[1]);
     assert!(world.granted(callers[1]) && world.granted(callers[2]));
+}
+
+#[test]
+fn a_failed_boot_fails_all_the_callers_that_would_have_shared_its_vm() {
+    let mut world = World::new(10);
+    world.configure("f", Shape { slots: 2, replicas_max: 1, ..shape(0) });
+    let callers = burst(&mut world, "f", 3);
+    let vm = world.at(GuestStage::Booting)[0];
+    world.boot_failed(vm);
+    assert_eq!(world.refused(callers[1]), Some(Refusal::BootFailed));
+    assert_eq!(world.refused(callers[2]), None);
+    assert_eq!(world.at(GuestStage::Booting).len(), 1, "the third is tried for once more");
 }
 
 #[test]
@@ -215,6 +234,18 @@ fn a_change_of_replica_counts_keeps_the_vms() {
 }
 
 #[test]
+fn after_a_lower_limit_of_replicas_the_surplus_goes_as_its_calls_end() {
+    let mut world = World::new(10);
+    world.configure("f", shape(1));
+    let callers = burst(&mut world, "f", 3);
+    world.settle();
+    world.configure("f", Shape { replicas_max: 1, ..shape(1) });
+    callers.into_iter().for_each(|caller| world.release(caller, true));
+    world.settle();
+    assert_eq!(world.vms_of("f"), 1);
+}
+
+#[test]
 fn a_deleted_function_has_no_callers_and_no_vms_left() {
     let mut world = World::new(1);
     world.configure("f", shape(0));
@@ -246,6 +277,56 @@ fn on_a_full_host_the_longest_idle_vm_makes_way() {
     assert!(world.at(GuestStage::Booting).is_empty(), "not before the old one has stopped");
     world.settle();
     assert!(world.granted(caller));
+}
+
+#[test]
+fn no_more_vms_make_way_than_are_needed() {
+    let mut world = World::new(2);
+    for function in ["a", "b", "c"] {
+        world.configure(function, shape(0));
+    }
+    for function in ["a", "b"] {
+        let caller = world.acquire(function);
+        world.settle();
+        world.release(caller, true);
+    }
+    world.acquire("c");
+    world.pass(1);
+    assert_eq!(world.at(GuestStage::Stopping).len(), 1);
+}
+
+#[test]
+fn of_many_busy_vms_with_many_slots_only_one_makes_way_for_one_caller() {
+    let mut world = World::new(3);
+    world.configure("a", Shape { slots: 2, ..shape(0) });
+    world.configure("b", shape(0));
+    let callers = burst(&mut world, "a", 6);
+    world.settle();
+    let other = world.acquire("b");
+    // One call of each VM ends; the VMs stay busy with the other.
+    for caller in [callers[0], callers[2], callers[4]] {
+        world.release(caller, true);
+    }
+    let more = burst(&mut world, "a", 2);
+    assert!(more.iter().all(|caller| world.granted(*caller)), "two VMs go on as before");
+    world.release(callers[1], true);
+    world.settle();
+    assert!(world.granted(other));
+}
+
+#[test]
+fn a_flood_gives_up_half_of_the_host_and_no_more() {
+    let mut world = World::new(4);
+    world.configure("a", shape(0));
+    world.configure("b", shape(0));
+    burst(&mut world, "a", 50);
+    world.settle();
+    burst(&mut world, "b", 50);
+    let running = world.leases.clone();
+    running.into_iter().for_each(|(caller, _)| world.release(caller, true));
+    assert_eq!((world.vms_of("a"), world.at(GuestStage::Stopping).len()), (2, 2));
+    world.settle();
+    assert_eq!((world.vms_of("a"), world.vms_of("b")), (2, 2));
 }
 
 #[test]
