@@ -1,47 +1,93 @@
-//! Boots real Firecracker guests through the driver, and checks what must hold for each: for hosts
-//! with KVM, and for the testbed.
+//! Uses a host as the daemon does, without a daemon: chooses the backend, boots guests, calls them,
+//! and checks that nothing is left. For hosts with KVM, and for the testbed.
 //!
 //! ```text
-//! microvm AGENT probe                       does a guest boot here?
-//! microvm AGENT call RUNTIME FILE [N]       N calls of a program file, each in a new guest
+//! microvm AGENT choose                              which backend does `auto` take, and why?
+//! microvm AGENT doctor                              what does the doctor find?
+//! microvm AGENT call RUNTIME FILE [N] [NETWORK]     two calls of a program file in each of N new guests
+//! microvm AGENT crash RUNTIME FILE DIR              boots a guest and ends without cleaning up
+//! microvm AGENT recover DIR                         starts in the same data directory, and ends well
 //! ```
-//! AGENT is the static `nova-agent`. Kernel, images and Firecracker are found as the daemon finds them (`NOVA_ARTIFACTS`,
-//! `NOVA_FIRECRACKER_DIR`).
+//! AGENT is the static `nova-agent`, NETWORK `none` (the default) or `egress`. Kernel, images and
+//! Firecracker are found as the daemon finds them (`NOVA_ARTIFACTS`, `NOVA_FIRECRACKER_DIR`).
 use anyhow::{Context, bail, ensure};
 use nova_domain::{CodeHash, FunctionName, Limits, NetworkPolicy, RequestId, RuntimeId};
 use nova_proto::{ExecReport, FunctionSetup, Mode};
+use nova_vm::backend::{Backend, Chosen};
 use nova_vm::cgroup::Cgroups;
-use nova_vm::firecracker::{FirecrackerConfig, FirecrackerDriver, probe};
-use nova_vm::images::code::{CodeImages, UploadKind, canonicalise};
-use nova_vm::images::{Artifacts, RuntimeCatalog, prepare_initramfs};
-use nova_vm::owner::Owner;
-use nova_vm::slots::{AddressRange, SlotAllocator, SlotSpace};
-use nova_vm::{CodeSource, ExecRequest, MicroVm, VmDriver, VmId, VmSpec};
+use nova_vm::doctor::{Subject, examine};
+use nova_vm::host::{Host, HostConfig};
+use nova_vm::images::code::{UploadKind, canonicalise};
+use nova_vm::images::{Artifacts, RuntimeCatalog};
+use nova_vm::slots::AddressRange;
+use nova_vm::{CodeSource, ExecRequest, MicroVm, VmId, VmSpec};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// For the testbed, where everything takes 50 times as long as on hardware.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let dir = tempfile::tempdir()?;
     match words[..] {
-        [agent, "probe"] => {
-            let bench = Bench::new(dir.path(), agent, Vec::new())?;
-            let took = probe(bench.config.clone(), &bench.slots, BOOT_TIMEOUT).await?;
-            println!("a guest booted in {} ms", took.as_millis());
-            bench.finish().await
+        [agent, "choose"] => {
+            let host = start(dir.path(), agent, Backend::Auto, Vec::new()).await?;
+            println!("{:?}", host.choice());
+            finish(host).await
         }
-        [agent, "call", runtime, file] => calls(dir.path(), agent, runtime, file, 1).await,
+        [agent, "doctor"] => doctor(dir.path(), agent).await,
+        [agent, "call", runtime, file] => {
+            calls(dir.path(), agent, runtime, file, 1, NetworkPolicy::None).await
+        }
         [agent, "call", runtime, file, count] => {
-            calls(dir.path(), agent, runtime, file, count.parse()?).await
+            calls(dir.path(), agent, runtime, file, count.parse()?, NetworkPolicy::None).await
         }
-        _ => bail!("usage: microvm AGENT probe | microvm AGENT call RUNTIME FILE [N]"),
+        [agent, "call", runtime, file, count, "egress"] => {
+            calls(dir.path(), agent, runtime, file, count.parse()?, NetworkPolicy::Egress).await
+        }
+        [agent, "crash", runtime, file, dir] => {
+            let (archive, code_hash) = pack(file)?;
+            let host = start(Path::new(dir), agent, Backend::Firecracker, archive).await?;
+            let spec = spec(&host.catalog(), runtime, &code_hash, &NetworkPolicy::Egress)?;
+            let vm = host.driver().boot(spec).await?;
+            call(&*vm).await?;
+            println!("left guest {} behind", vm.id());
+            // Runs no destructor: what a crash leaves.
+            std::process::exit(0);
+        }
+        [agent, "recover", dir] => {
+            let host = start(Path::new(dir), agent, Backend::Firecracker, Vec::new()).await?;
+            println!("{:#?}", host.leftovers());
+            ensure!(host.leftovers().failed.is_empty(), "something could not be removed");
+            finish(host).await
+        }
+        _ => bail!("usage: microvm AGENT choose|doctor|call|crash|recover ...; see the source"),
     }
+}
+
+async fn doctor(dir: &Path, agent: &str) -> anyhow::Result<()> {
+    let config = config(dir, agent, Backend::Auto)?;
+    let findings = examine(&Subject {
+        data_dir: config.data_dir,
+        backend: config.backend,
+        artifacts: config.artifacts,
+        agent: config.agent,
+        oci_runtime: config.oci_runtime,
+        network_range: config.network_range,
+        probe_timeout: config.probe_timeout,
+    })
+    .await;
+    println!("{}", serde_json::to_string_pretty(&findings)?);
+    Ok(())
 }
 
 async fn calls(
@@ -50,23 +96,23 @@ async fn calls(
     runtime: &str,
     file: &str,
     count: u32,
+    network: NetworkPolicy,
 ) -> anyhow::Result<()> {
-    let program = std::fs::read(file).with_context(|| file.to_owned())?;
-    let archive = canonicalise(&program, UploadKind::Inline { handler: "handler" })?;
-    let bench = Bench::new(dir, agent, archive)?;
+    let (archive, code_hash) = pack(file)?;
+    let host = start(dir, agent, Backend::Firecracker, archive).await?;
     for number in 1..=count {
+        let spec = spec(&host.catalog(), runtime, &code_hash, &network)?;
         let start = Instant::now();
-        let vm = bench.driver.boot(bench.spec(runtime)?).await?;
+        let vm = host.driver().boot(spec).await?;
         let booted = start.elapsed();
         let cold = call(&*vm).await?;
         let called = start.elapsed();
         let warm = call(&*vm).await?;
         let warmed = start.elapsed();
         println!(
-            "guest {number}: boot {} ms, first call {} ms ({} us in the guest), second {} ms: {}",
+            "guest {number}: boot {} ms, first call {} ms, second {} ms: {}",
             booted.as_millis(),
             (called - booted).as_millis(),
-            cold.phases.exec_us,
             (warmed - called).as_millis(),
             serde_json::to_string(&warm)?,
         );
@@ -75,16 +121,15 @@ async fn calls(
         vm.stop().await;
         println!("guest {number}: gone after {} ms", stopping.elapsed().as_millis());
     }
-    bench.finish().await
+    finish(host).await
 }
 
-struct Bench {
-    owner: Owner,
-    slots: SlotAllocator,
-    config: FirecrackerConfig,
-    catalog: Arc<RuntimeCatalog>,
-    driver: FirecrackerDriver,
-    code_hash: CodeHash,
+/// A program file as a code archive.
+fn pack(file: &str) -> anyhow::Result<(Vec<u8>, CodeHash)> {
+    let program = std::fs::read(file).with_context(|| file.to_owned())?;
+    let archive = canonicalise(&program, UploadKind::Inline { handler: "handler" })?;
+    let code_hash = CodeHash::of(&archive);
+    Ok((archive, code_hash))
 }
 
 /// The one program that is called.
@@ -97,76 +142,85 @@ impl CodeSource for Program {
     }
 }
 
-impl Bench {
-    fn new(dir: &Path, agent: &str, archive: Vec<u8>) -> anyhow::Result<Self> {
-        let owner = Owner::open(&dir.join("data"))?;
-        let artifacts = Artifacts::from_env(owner.data_dir());
-        let programs = artifacts.firecracker()?;
-        let kernel = artifacts.kernel()?;
-        let agent = std::fs::read(agent).with_context(|| agent.to_owned())?;
-        let initramfs = prepare_initramfs(owner.data_dir(), &agent, &kernel)?;
-        let config = FirecrackerConfig {
-            owner: owner.clone(),
-            firecracker: programs.firecracker,
-            jailer: programs.jailer,
-            kernel: kernel.vmlinux,
-            initramfs,
-            boot_timeout: BOOT_TIMEOUT,
-            api_timeout: BOOT_TIMEOUT,
-        };
-        let space = SlotSpace::new(AddressRange::default(), 15).context("no such lease")?;
-        let slots = SlotAllocator::new(space);
-        let code_hash = CodeHash::of(&archive);
-        let code = Arc::new(CodeImages::new(dir.join("data/code"), Arc::new(Program(archive)))?);
-        let catalog = Arc::new(RuntimeCatalog::open(artifacts)?);
-        let driver = FirecrackerDriver::new(
-            config.clone(),
-            slots.clone(),
-            None,
-            Arc::clone(&catalog),
-            code,
-        )?;
-        Ok(Self { owner, slots, config, catalog, driver, code_hash })
-    }
+fn config(dir: &Path, agent: &str, backend: Backend) -> anyhow::Result<HostConfig> {
+    let data_dir = dir.join("data");
+    Ok(HostConfig {
+        artifacts: Artifacts::from_env(&data_dir),
+        data_dir,
+        backend,
+        // Lives as long as the process anyway.
+        agent: std::fs::read(agent).with_context(|| agent.to_owned())?.leak(),
+        network_range: AddressRange::default(),
+        resolvers: None,
+        oci_runtime: "/usr/sbin/runc".into(),
+        probe_timeout: TIMEOUT,
+        boot_timeout: TIMEOUT,
+    })
+}
 
-    fn spec(&self, runtime: &str) -> anyhow::Result<VmSpec> {
-        let image = self
-            .catalog
-            .get(&RuntimeId::parse(runtime)?)
-            .with_context(|| format!("runtime {runtime} is not installed"))?;
-        let command = image.commands.get(&Mode::Process).context("no process mode")?;
-        let command = command.iter().map(|word| word.replace("{handler}", "handler")).collect();
-        Ok(VmSpec {
-            id: VmId::from_random(rand::random()),
-            function: FunctionName::parse("example")?,
-            image_digest: image.digest,
-            code_hash: self.code_hash.clone(),
+async fn start(
+    dir: &Path,
+    agent: &str,
+    backend: Backend,
+    archive: Vec<u8>,
+) -> anyhow::Result<Host> {
+    Ok(Host::start(config(dir, agent, backend)?, Arc::new(Program(archive))).await?)
+}
+
+fn spec(
+    catalog: &RuntimeCatalog,
+    runtime: &str,
+    code_hash: &CodeHash,
+    network: &NetworkPolicy,
+) -> anyhow::Result<VmSpec> {
+    let image = catalog
+        .get(&RuntimeId::parse(runtime)?)
+        .with_context(|| format!("runtime {runtime} is not installed"))?;
+    let command = image.commands.get(&Mode::Process).context("no process mode")?;
+    let command = command.iter().map(|word| word.replace("{handler}", "handler")).collect();
+    Ok(VmSpec {
+        id: VmId::from_random(rand::random()),
+        function: FunctionName::parse("example")?,
+        image_digest: image.digest,
+        code_hash: code_hash.clone(),
+        memory_mb: 128,
+        limits: Limits::default(),
+        network: network.clone(),
+        setup: FunctionSetup {
+            name: "example".into(),
+            version: "1".into(),
+            mode: Mode::Process,
+            command,
+            env: image.env,
+            secrets: Vec::new(),
             memory_mb: 128,
-            limits: Limits::default(),
-            network: NetworkPolicy::None,
-            setup: FunctionSetup {
-                name: "example".into(),
-                version: "1".into(),
-                mode: Mode::Process,
-                command,
-                env: image.env,
-                secrets: Vec::new(),
-                memory_mb: 128,
-                tmp_mb: 0,
-                instance_concurrency: 1,
-            },
-        })
-    }
+            tmp_mb: 0,
+            instance_concurrency: 1,
+        },
+    })
+}
 
-    /// Checks that nothing of any guest is left.
-    async fn finish(self) -> anyhow::Result<()> {
-        self.driver.shutdown().await;
-        let group = Cgroups::detect()?.group(self.owner.cgroup_name());
-        ensure!(!group.exists(), "cgroup {} is left", group.name());
-        ensure!(!self.owner.jail_base().exists(), "the directory of jails is left");
-        println!("nothing is left");
-        Ok(())
+/// Takes the host down and checks that no guest left anything.
+async fn finish(host: Host) -> anyhow::Result<()> {
+    let owner = host.owner().clone();
+    let backend = host.choice().backend;
+    host.shutdown().await;
+    let group = Cgroups::detect()?.group(owner.cgroup_name());
+    ensure!(!group.exists(), "cgroup {} is left", group.name());
+    ensure!(
+        backend != Chosen::Firecracker || !owner.jail_base().exists(),
+        "the directory of jails is left"
+    );
+    for directory in ["/run/netns", "/sys/class/net"] {
+        let Ok(entries) = std::fs::read_dir(directory) else { continue };
+        for entry in entries {
+            let name = entry?.file_name().into_string().unwrap_or_default();
+            ensure!(!name.starts_with(&owner.name_prefix()), "{directory}/{name} is left");
+            ensure!(!name.starts_with(&owner.link_prefix()), "{directory}/{name} is left");
+        }
     }
+    println!("nothing is left");
+    Ok(())
 }
 
 async fn call(vm: &dyn MicroVm) -> anyhow::Result<ExecReport> {

@@ -34,7 +34,7 @@ async fn a_guest_boots_answers_a_call_and_leaves_nothing() {
     assert_eq!(answer["uid"], bench.uid_of_first_slot());
     let requests = &answer["requests"];
     assert_eq!(requests["/machine-config"]["vcpu_count"], 2);
-    assert_eq!(requests["/machine-config"]["mem_size_mib"], 128 + bench.guest_overhead_mb());
+    assert_eq!(requests["/machine-config"]["mem_size_mib"], 128 + 2 + bench.guest_overhead_mb());
     assert_eq!(requests["/drives/image"]["is_read_only"], true);
     assert_eq!(requests["/drives/code"]["rate_limiter"]["ops"]["size"], 500);
     assert_eq!(requests["/vsock"]["guest_cid"], 3);

@@ -199,9 +199,14 @@ impl Base {
         let Some(vmm) = &self.belongings.vmm else {
             return Err(failed(phase, "there is no process"));
         };
+        let start = Instant::now();
         let (problem, ended) = tokio::select! {
             result = timeout_at(self.deadline, step) => match result {
-                Ok(Ok(value)) => return Ok(value),
+                Ok(Ok(value)) => {
+                    let took_us = start.elapsed().as_micros() as u64;
+                    tracing::debug!(vm = self.plan.id, took_us, "{phase}");
+                    return Ok(value);
+                }
                 Ok(Err(error)) => {
                     match tokio::time::timeout(EXPLANATION_TIMEOUT, vmm.exited()).await {
                         Ok(how) => (format!("{error}; firecracker {how}"), true),
