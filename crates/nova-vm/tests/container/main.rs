@@ -1,4 +1,4 @@
-//! The container driver with a real OCI runtime, a real agent and a small real image, as root.
+//! The container driver with a real OCI runtime, a real agent and a real image, as root.
 //!
 //! Each test has a data directory, and with it an owner id, of its own; at its end it looks at the
 //! host for anything that carries this id.

@@ -1,4 +1,4 @@
-//! What the tests share: a daemon's worth of driver on a tiny image, and eyes for what it leaves.
+//! What the tests share: a daemon's worth of driver, and eyes for what it leaves.
 use async_trait::async_trait;
 use bytes::Bytes;
 use nova_domain::{
@@ -25,55 +25,46 @@ use tokio::sync::mpsc;
 
 /// Digest that the image is known by; nothing checks it against the content.
 const DIGEST: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
-/// Programs of the image, all of them busybox.
-const PROGRAMS: &[&str] = &[
-    "sh", "cat", "id", "ls", "head", "tail", "wc", "sleep", "hostname", "grep", "mount", "touch",
-    "dd", "env", "kill", "unshare", "seq", "tr", "chroot", "nc",
-];
-/// Names an image made elsewhere, for a machine without the tools to make one.
-const IMAGE_VARIABLE: &str = "NOVA_TEST_IMAGE";
 /// Long enough for a boot on a machine that is busy with other tests.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Whether these tests can run here. Says so loudly where not, and fails where they must.
 pub fn possible() -> bool {
     let root = Command::new("/usr/bin/id").arg("-u").output().unwrap().stdout == b"0\n";
-    let image = [(busybox(), "busybox-static"), ("/usr/bin/mkfs.erofs", "erofs-utils")];
-    let image = image.into_iter().filter(|_| std::env::var_os(IMAGE_VARIABLE).is_none());
-    let missing: Vec<&str> = image
-        .chain([(RUNTIME_DEFAULT, "runc")])
-        .filter(|(path, _)| !Path::new(path).is_file())
-        .map(|(_, package)| package)
-        .collect();
-    if root && missing.is_empty() {
+    let runtime = Path::new(RUNTIME_DEFAULT).is_file();
+    if root && runtime && base_image().is_some() {
         return true;
     }
-    let why = format!("container driver tests need root (is: {root}) and packages {missing:?}");
+    let why = format!(
+        "container driver tests need root (is: {root}), runc (is there: {runtime}) and the runtime \
+         `base`, which `make images` installs (is there: {})",
+        base_image().is_some()
+    );
     assert!(std::env::var_os("CI").is_none(), "{why}");
     eprintln!("SKIPPED: {why}");
     false
 }
 
-fn busybox() -> &'static str {
-    if Path::new("/bin/busybox").is_file() { "/bin/busybox" } else { "/usr/bin/busybox" }
+/// The file of the runtime image `base`, from `NOVA_ARTIFACTS` or where `make images` puts it.
+fn base_image() -> Option<PathBuf> {
+    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache");
+    let catalog = RuntimeCatalog::open(Artifacts::from_env(&cache)).unwrap();
+    catalog.image_path(&catalog.get(&RuntimeId::parse("base").unwrap())?.digest)
 }
 
-/// The static agent: from `NOVA_AGENT`, or where cargo puts it.
+/// The static agent: from `NOVA_AGENT`, or the newest of where `make build` and cargo put it.
 fn agent() -> PathBuf {
-    let built = || {
-        // <target>/debug/deps/<this program>
-        let this = std::env::current_exe().unwrap();
-        let target = this.ancestors().nth(3).unwrap();
-        target.join("x86_64-unknown-linux-gnu/agent/nova-agent")
-    };
-    let path = std::env::var_os("NOVA_AGENT").map(PathBuf::from).unwrap_or_else(built);
-    assert!(
-        path.is_file(),
-        "no agent at {}; build it with `RUSTFLAGS=-Ctarget-feature=+crt-static cargo build \
-         -p nova-agent --profile agent --target x86_64-unknown-linux-gnu`, or set NOVA_AGENT",
-        path.display()
-    );
-    path
+    // <target>/debug/deps/<this program>
+    let this = std::env::current_exe().unwrap();
+    let target = this.ancestors().nth(3).unwrap();
+    let built = [
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bin/nova-agent"),
+        target.join("x86_64-unknown-linux-gnu/agent/nova-agent"),
+    ];
+    let modified = |path: &PathBuf| path.metadata().and_then(|about| about.modified()).ok();
+    let newest = built.into_iter().filter(|path| path.is_file()).max_by_key(modified);
+    let chosen = std::env::var_os("NOVA_AGENT").map(PathBuf::from).or(newest);
+    chosen.expect("no agent: run `make build` first, or set NOVA_AGENT")
 }
 
 /// Code by hash, in memory.
@@ -102,7 +93,7 @@ pub struct Setup {
     pub runtime: PathBuf,
     pub agent: PathBuf,
     pub boot_timeout: Duration,
-    /// Content of the image's file; a working one if there is none.
+    /// Content of the image's file; the runtime `base` if there is none.
     pub image: Option<Vec<u8>>,
 }
 
@@ -136,13 +127,10 @@ impl Rig {
         let file = images.join(format!("{DIGEST}.erofs"));
         match setup.image {
             Some(content) => std::fs::write(&file, content).unwrap(),
-            None => match std::env::var_os(IMAGE_VARIABLE) {
-                Some(made) => drop(std::fs::copy(made, &file).unwrap()),
-                None => make_image(&file),
-            },
+            None => std::os::unix::fs::symlink(base_image().unwrap(), &file).unwrap(),
         }
         let record = RuntimeImage {
-            id: RuntimeId::parse("tiny").unwrap(),
+            id: RuntimeId::parse("test").unwrap(),
             version: "1".into(),
             digest: DIGEST.into(),
             size: file.metadata().unwrap().len(),
@@ -150,7 +138,7 @@ impl Rig {
             env: BTreeMap::new(),
             memory_min_mb: 0,
         };
-        std::fs::write(images.join("tiny.json"), serde_json::to_vec(&record).unwrap()).unwrap();
+        std::fs::write(images.join("test.json"), serde_json::to_vec(&record).unwrap()).unwrap();
         let catalog = RuntimeCatalog::open(Artifacts::new(&data, None, None)).unwrap();
         let codes = Arc::new(Codes::default());
         let code = CodeImages::new(data.join("code"), Arc::clone(&codes) as _).unwrap();
@@ -299,35 +287,6 @@ fn processes_with(text: &str) -> Vec<String> {
             read(path.join("cmdline")).contains(text) || read(path.join("cgroup")).contains(text)
         })
         .collect()
-}
-
-/// A read-only image with busybox and the mount points that every runtime image has.
-fn make_image(file: &Path) {
-    use std::os::unix::fs::{PermissionsExt, symlink};
-    let root = tempfile::tempdir().unwrap();
-    for directory in
-        ["bin", "proc", "sys", "dev", "tmp", "run", "code", "var/task", "nova", "etc", "opt"]
-    {
-        std::fs::create_dir_all(root.path().join(directory)).unwrap();
-    }
-    let set_mode = |path: &Path, mode| {
-        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
-    };
-    set_mode(root.path(), 0o755);
-    set_mode(&root.path().join("tmp"), 0o1777);
-    std::fs::copy(busybox(), root.path().join("bin/busybox")).unwrap();
-    for program in PROGRAMS {
-        symlink("busybox", root.path().join("bin").join(program)).unwrap();
-    }
-    for name in ["resolv.conf", "hosts"] {
-        std::fs::write(root.path().join("etc").join(name), "").unwrap();
-    }
-    let made = Command::new("/usr/bin/mkfs.erofs")
-        .args(["--quiet", "--all-root"])
-        .args([file, root.path()])
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
 /// One call that may take half a minute.
