@@ -15,6 +15,8 @@ const HELD_BACK_TICK: Duration = Duration::from_millis(10);
 pub struct PipeReader<R> {
     /// `None` after its end.
     pipe: Option<R>,
+    /// Kept, as clearing a new one for each read would cost more than the read.
+    buffer: Box<[u8]>,
 }
 
 impl<R: Read + AsFd> PipeReader<R> {
@@ -24,7 +26,7 @@ impl<R: Read + AsFd> PipeReader<R> {
     /// When the pipe cannot be made non-blocking.
     pub fn new(pipe: R) -> std::io::Result<Self> {
         set_nonblocking(&pipe)?;
-        Ok(Self { pipe: Some(pipe) })
+        Ok(Self { pipe: Some(pipe), buffer: vec![0; READ_BYTES].into() })
     }
 
     /// What to poll, unless it has ended.
@@ -35,11 +37,10 @@ impl<R: Read + AsFd> PipeReader<R> {
     /// Hands the next bytes to `take`, without waiting. False when there are none for now, or no more.
     pub fn read_some(&mut self, take: impl FnOnce(&[u8])) -> bool {
         let Some(pipe) = &mut self.pipe else { return false };
-        let mut buffer = [0; READ_BYTES];
         loop {
-            match pipe.read(&mut buffer) {
+            match pipe.read(&mut self.buffer) {
                 Ok(length) if length > 0 => {
-                    take(&buffer[..length]);
+                    take(&self.buffer[..length]);
                     return true;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
