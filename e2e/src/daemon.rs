@@ -15,8 +15,8 @@ pub struct Daemon {
 pub struct DaemonOptions<'a> {
     /// Where its state lies; it may hold the state of an earlier one.
     pub data_dir: &'a Path,
-    /// More arguments for `nova daemon`.
-    pub arguments: &'a [&'a str],
+    /// The backend to ask for; by default the one that the suite is run for.
+    pub backend: Option<&'a str>,
     /// More environment.
     pub environment: &'a [(&'a str, &'a str)],
 }
@@ -24,7 +24,7 @@ pub struct DaemonOptions<'a> {
 impl<'a> DaemonOptions<'a> {
     /// The usual: a data directory, nothing else.
     pub fn new(data_dir: &'a Path) -> Self {
-        Self { data_dir, arguments: &[], environment: &[] }
+        Self { data_dir, backend: None, environment: &[] }
     }
 
     /// The command that starts the daemon on a free port.
@@ -33,8 +33,8 @@ impl<'a> DaemonOptions<'a> {
         command
             .args(["daemon", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(self.data_dir)
-            .args(["--backend", &setting("NOVA_E2E_BACKEND")])
-            .args(self.arguments)
+            .arg("--backend")
+            .arg(self.backend.map_or_else(|| setting("NOVA_E2E_BACKEND"), str::to_owned))
             .envs(self.environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

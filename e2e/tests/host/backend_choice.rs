@@ -9,7 +9,7 @@ async fn auto_chooses_what_works_here_and_says_why() {
     let home = scratch();
     let data = home.path().join("data");
     let options = DaemonOptions {
-        arguments: &["--backend", "auto"],
+        backend: Some("auto"),
         environment: &[("NOVA_PROBE_TIMEOUT", if on_firecracker() { "60s" } else { "3s" })],
         ..DaemonOptions::new(&data)
     };
@@ -17,8 +17,10 @@ async fn auto_chooses_what_works_here_and_says_why() {
     let health = daemon.nova.get("/health").await.ok();
     assert_eq!(health["backend"], setting("NOVA_E2E_BACKEND"), "{health}");
     if !on_firecracker() {
-        assert!(health["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{health}");
-        assert!(daemon.log().contains("weaker isolation"), "{}", daemon.log());
+        let warning = health["warnings"][0].as_str().expect("a warning");
+        assert!(warning.contains("share the host's kernel"), "{warning}");
+        assert!(warning.contains("a probe guest did not boot: "), "it says why: {warning}");
+        assert!(daemon.log().contains("share the host's kernel"), "{}", daemon.log());
     }
     assert!(daemon.terminate().success());
 }
@@ -33,7 +35,7 @@ async fn a_directory_that_ran_firecracker_never_falls_back() {
     let daemon = DaemonOptions::new(&data).start().await;
     assert!(daemon.terminate().success());
     let broken = DaemonOptions {
-        arguments: &["--backend", "auto"],
+        backend: Some("auto"),
         environment: &[("NOVA_FIRECRACKER_DIR", "/nonexistent"), ("NOVA_PROBE_TIMEOUT", "60s")],
         ..DaemonOptions::new(&data)
     };
@@ -48,7 +50,7 @@ async fn refuses_without_firecracker() {
     let home = scratch();
     let data = home.path().join("data");
     let options = DaemonOptions {
-        arguments: &["--backend", "firecracker"],
+        backend: Some("firecracker"),
         environment: &[("NOVA_FIRECRACKER_DIR", "/nonexistent")],
         ..DaemonOptions::new(&data)
     };
@@ -62,7 +64,7 @@ async fn refuses_without_firecracker() {
 async fn without_a_backend_the_control_plane_works_and_calls_are_503() {
     let home = scratch();
     let data = home.path().join("data");
-    let options = DaemonOptions { arguments: &["--backend", "none"], ..DaemonOptions::new(&data) };
+    let options = DaemonOptions { backend: Some("none"), ..DaemonOptions::new(&data) };
     let daemon = options.start().await;
     let body = json!({"name": "f", "runtime": "python", "code": "print(1)"});
     daemon.nova.post("/functions", &body).await.ok();
@@ -81,9 +83,10 @@ async fn the_doctor_names_what_it_checked_and_its_exit_code_tells() {
         .output()
         .unwrap();
     let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let findings = findings.as_array().expect("a list of findings");
-    let kvm = findings.iter().find(|finding| finding["check"] == "kvm").expect("KVM is checked");
-    assert_eq!(kvm["status"] == "ok", on_firecracker(), "{kvm}");
+    let findings = findings["findings"].as_array().expect("a list of findings");
+    let probe =
+        findings.iter().find(|finding| finding["check"] == "probe").expect("a guest is tried");
+    assert_eq!(probe["status"] == "ok", on_firecracker(), "{probe}");
     for finding in findings.iter().filter(|finding| finding["status"] != "ok") {
         assert!(finding["fix"].as_str().is_some_and(|fix| !fix.is_empty()), "{finding}");
     }

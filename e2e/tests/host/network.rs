@@ -9,6 +9,7 @@
 //! ```
 use crate::{call, create, scratch};
 use nova_e2e::daemon::{Daemon, DaemonOptions};
+use nova_e2e::eventually;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -22,9 +23,8 @@ const FORBIDDEN: [&str; 5] =
     ["169.254.169.254", "10.0.0.1", "192.168.1.1", "172.16.0.1", "100.64.0.1"];
 
 /// Tries TCP and UDP to each address given; answers what came back over TCP.
-const PROBE: &str = "import json, socket, sys
-answers = {}
-for target in json.load(open(sys.argv[1])):
+const PROBE: &str = "import concurrent.futures, json, socket, sys
+def ask(target):
     host, port = target.rsplit(':', 1)
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
@@ -33,10 +33,12 @@ for target in json.load(open(sys.argv[1])):
         pass
     try:
         with socket.create_connection((host, int(port)), timeout=3) as tcp:
-            answers[target] = tcp.recv(100).decode()
+            return tcp.recv(100).decode()
     except OSError as error:
-        answers[target] = None
-print(json.dumps(answers))
+        return None
+targets = json.load(open(sys.argv[1]))
+with concurrent.futures.ThreadPoolExecutor(32) as pool:
+    print(json.dumps(dict(zip(targets, pool.map(ask, targets)))))
 ";
 
 /// Two namespaces and the wire between them; removed when dropped.
@@ -78,7 +80,7 @@ impl Internet {
             counters += &format!("ip daddr {address} counter\n");
         }
         let ruleset = format!(
-            "table ip count {{ chain arrived {{ type filter hook prerouting priority -300;\n{counters} }} }}"
+            "table ip sink {{ chain arrived {{ type filter hook prerouting priority -300;\n{counters} }}\n}}\n"
         );
         let mut nft = Command::new("ip")
             .args(["netns", "exec", sink, "nft", "-f", "-"])
@@ -92,8 +94,7 @@ impl Internet {
 
     /// Packets that arrived at the sink for this address.
     fn arrived(&self, address: &str) -> u64 {
-        let table =
-            run("ip", &["netns", "exec", &self.sink, "nft", "list", "table", "ip", "count"]);
+        let table = run("ip", &["netns", "exec", &self.sink, "nft", "list", "table", "ip", "sink"]);
         let line = table.lines().find(|line| line.contains(&format!("daddr {address} "))).unwrap();
         let count = line.split("packets ").nth(1).unwrap().split(' ').next().unwrap();
         count.parse().unwrap()
@@ -231,6 +232,11 @@ print('0')
         let answers = call(&daemon, "probe", all).await;
         assert_eq!(reached(&answers), [""; 0]);
         listener.abort();
+        eventually("the listener's call is cancelled", async || {
+            let stats = daemon.nova.get("/stats").await.ok();
+            stats["vms"].as_array()?.iter().all(|vm| vm["state"] != "busy").then_some(())
+        })
+        .await;
         assert!(daemon.terminate().success());
     });
 }
@@ -264,7 +270,7 @@ fn a_function_without_network_sends_nothing_and_an_allow_list_opens_just_itself(
         assert_eq!(reached(&answers), [""; 0]);
         assert_eq!((counters.arrived(PUBLIC), counters.arrived("10.0.0.1")), (0, 0));
 
-        let allow = json!({"network": {"egress_to": ["10.0.0.0/24"]}});
+        let allow = json!({"network": {"allow": ["10.0.0.0/24"]}});
         create(&daemon, "listed", PROBE, allow).await;
         let answers = call(&daemon, "listed", targets(&[PUBLIC, "10.0.0.1"], 8080)).await;
         assert_eq!(reached(&answers), ["10.0.0.1:8080"]);
