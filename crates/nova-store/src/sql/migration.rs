@@ -1,6 +1,6 @@
 //! The schema, forward only. A migration that was released is never edited; a change is a new one.
 use sea_orm_migration::prelude::{
-    ColumnDef, DbErr, DeriveIden, DeriveMigrationName, DynIden, Index, IntoIden, MigrationTrait,
+    ColumnDef, DbErr, DeriveIden, DynIden, Index, IntoIden, MigrationName, MigrationTrait,
     MigratorTrait, SchemaManager, Table,
 };
 
