@@ -37,6 +37,10 @@ pub fn prepare() -> Result<(), String> {
     // would have the kernel refuse a large allocation at once, by the size of this small machine.
     fs::write("/proc/sys/vm/overcommit_memory", "1")
         .map_err(|error| format!("allow overcommitted memory: {error}"))?;
+    // Should all of the machine's memory be gone, the function goes and the agent says why. (In a
+    // container it may not exempt itself, and has a cgroup of its own instead.)
+    fs::write("/proc/self/oom_score_adj", "-1000")
+        .map_err(|error| format!("exempt the agent from the OOM killer: {error}"))?;
     load_modules(Path::new(MODULES))
 }
 

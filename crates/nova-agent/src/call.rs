@@ -152,3 +152,71 @@ pub fn shorten(text: String, limit: usize) -> String {
     }
     format!("{}{MARK}", &text[..end])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nova_proto::{FrameDecoder, LogStream};
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+    use std::sync::atomic::AtomicU32;
+
+    /// What the host gets of a call that `run` is given, and how often its slot was freed.
+    fn messages_of(run: impl FnOnce(Call)) -> (Vec<Message>, u32) {
+        let (guest, mut host) = UnixStream::pair().expect("a socket pair");
+        let outgoing = Arc::new(Outgoing::new(guest));
+        let freed = Arc::new(AtomicU32::new(0));
+        let count = freed.clone();
+        let exec = Exec {
+            request_id: "a".into(),
+            attempt: 1,
+            timeout_ms: 1000,
+            traceparent: None,
+            input: RawValue::NULL.to_owned(),
+        };
+        let free_slot = Box::new(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        let event = Arc::new(Event::new().expect("an event"));
+        run(Call::new(9, exec, outgoing.clone(), event, free_slot).0);
+        outgoing.close();
+        let mut bytes = Vec::new();
+        host.read_to_end(&mut bytes).expect("frames");
+        let mut decoder = FrameDecoder::default();
+        decoder.push(&bytes);
+        let frames = std::iter::from_fn(|| decoder.next_frame().expect("a frame"));
+        let messages = frames.inspect(|frame| assert_eq!(frame.id, 9));
+        let messages = messages.map(|frame| Message::decode(&frame).expect("a message")).collect();
+        (messages, freed.load(Ordering::SeqCst))
+    }
+
+    #[test]
+    fn the_answer_comes_once_and_after_the_log() {
+        let (messages, freed) = messages_of(|mut call| {
+            call.log.line(LogStream::Stderr, b"hello");
+            call.finish(Ok(RawValue::NULL.to_owned()));
+        });
+        assert!(matches!(messages[..], [Message::Log(_), Message::Resp(Reply::Done(_))]));
+        assert_eq!(freed, 1);
+    }
+
+    #[test]
+    fn a_runner_that_fails_still_answers_and_frees_the_slot() {
+        let (messages, freed) = messages_of(|call| {
+            let run = std::panic::AssertUnwindSafe(move || {
+                let _call = call;
+                panic!("a bug");
+            });
+            assert!(std::panic::catch_unwind(run).is_err());
+        });
+        assert!(matches!(messages[..], [Message::Resp(Reply::Refused(_))]));
+        assert_eq!(freed, 1);
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        let long = failure(FunctionErrorKind::FunctionFailed, "\u{20ac}".repeat(10_000));
+        assert!(long.message.len() <= MESSAGE_MAX_BYTES && long.message.ends_with("\u{20ac}..."));
+        assert_eq!(shorten("short".into(), 5), "short");
+    }
+}

@@ -81,12 +81,7 @@ fn listening(listener: std::io::Result<Listener>) -> Result<Listener, String> {
     listener.map_err(|error| format!("cannot listen for the host: {error}"))
 }
 
-/// Exempts the agent from the OOM killer where it may, and starts reaping.
 fn start_reaper() -> Result<Arc<Reaper>, String> {
-    // Needs a capability that a container does not have; there the agent has a cgroup of its own.
-    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-1000") {
-        eprintln!("nova-agent: not exempt from the OOM killer: {error}");
-    }
     Reaper::start().map_err(|error| format!("cannot start the reaper: {error}"))
 }
 

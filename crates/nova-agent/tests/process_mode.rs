@@ -47,6 +47,7 @@ print(json.dumps({
     "stdin": os.read(0, 1).decode(), "core": __import__("resource").getrlimit(4)[0],
     "oom": open("/proc/self/oom_score_adj").read().strip(),
     "socket": os.access("/nova/agent.sock", os.F_OK),
+    "agent_capabilities": [line.split()[1] for line in open("/proc/1/status") if line.startswith("CapEff")],
 }))
 "#;
     let guest = Guest::start(&[("handler.py", script)]);
@@ -56,6 +57,8 @@ print(json.dumps({
         "new_privileges": "1", "capabilities": "0000000000000000",
         "cwd": "/code", "session": true, "umask": "0022", "descriptors": [], "stdin": "", "core": 0,
         "oom": "0", "socket": false,
+        // KILL, SETGID and SETUID are all that it needs.
+        "agent_capabilities": ["00000000000000e0"],
     });
     assert_eq!(json(outcome.output()), expected);
 }

@@ -96,7 +96,7 @@ pub struct OomCounter {
 }
 
 /// The function as the agent needs to know it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FunctionSetup {
     /// Its name, for `NOVA_FUNCTION_NAME`.
@@ -117,6 +117,23 @@ pub struct FunctionSetup {
     pub tmp_mb: u32,
     /// Calls at once; more than 1 only in `persistent` mode.
     pub instance_concurrency: u32,
+}
+
+impl std::fmt::Debug for FunctionSetup {
+    /// Names of the environment, no values: they may be secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FunctionSetup")
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .field("mode", &self.mode)
+            .field("command", &self.command)
+            .field("env", &self.env.keys())
+            .field("secrets", &self.secrets)
+            .field("memory_mb", &self.memory_mb)
+            .field("tmp_mb", &self.tmp_mb)
+            .field("instance_concurrency", &self.instance_concurrency)
+            .finish()
+    }
 }
 
 /// One secret delivered as a file.

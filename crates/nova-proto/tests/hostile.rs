@@ -144,8 +144,22 @@ fn json_nested_a_million_deep_does_not_exhaust_the_stack() {
 }
 
 #[test]
-fn a_secret_is_not_in_debug_text() {
-    let secret = SecretFile { name: "token".into(), value: b"hunter2".to_vec() };
-    let text = format!("{secret:?}");
-    assert!(text.contains("token") && !text.contains("104") && !text.contains("hunter2"), "{text}");
+fn debug_text_names_secrets_and_does_not_show_them() {
+    let function = FunctionSetup {
+        name: "hello".into(),
+        version: "1".into(),
+        mode: Mode::Process,
+        command: vec!["true".into()],
+        env: [("API_KEY".into(), "hunter2".into())].into(),
+        secrets: vec![SecretFile { name: "token".into(), value: b"xyzzy".to_vec() }],
+        memory_mb: 128,
+        tmp_mb: 0,
+        instance_concurrency: 1,
+    };
+    let text = format!("{function:?}");
+    assert!(text.contains("API_KEY") && text.contains("token"), "{text}");
+    assert!(
+        !text.contains("hunter2") && !text.contains("xyzzy") && !text.contains("120, 121"),
+        "{text}"
+    );
 }

@@ -1,7 +1,7 @@
 //! A guest for tests: the real agent as PID 1 of its own pid and mount namespaces, as in a container.
 //!
 //! Its root is an overlay over the host's, so `sh` and `python3` are there, with `/code`, `/tmp`,
-//! `/run` and `/nova` of its own. Needs root, and leaves nothing: the namespaces die with the agent.
+//! `/run` and `/nova` of its own; of root's capabilities it has those that a container has. Needs root, and leaves nothing: the namespaces die with the agent.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use nova_proto::{
@@ -39,7 +39,8 @@ mount -t tmpfs tmpfs dev/shm
 mount --rbind /sys sys
 mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs -o mode=1777 tmpfs tmp
-exec chroot . /nova/nova-agent --socket /nova/agent.sock
+exec chroot . setpriv --bounding-set=-all,+setuid,+setgid,+kill --inh-caps=-all \
+    /nova/nova-agent --socket /nova/agent.sock
 "#;
 
 /// A running agent.
