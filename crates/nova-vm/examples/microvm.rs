@@ -100,8 +100,20 @@ async fn calls(
 ) -> anyhow::Result<()> {
     let (archive, code_hash) = pack(file)?;
     let host = start(dir, agent, Backend::Firecracker, archive).await?;
+    let called = call_new_guests(&host, runtime, &code_hash, count, &network).await;
+    finish(host).await?;
+    called
+}
+
+async fn call_new_guests(
+    host: &Host,
+    runtime: &str,
+    code_hash: &CodeHash,
+    count: u32,
+    network: &NetworkPolicy,
+) -> anyhow::Result<()> {
     for number in 1..=count {
-        let spec = spec(&host.catalog(), runtime, &code_hash, &network)?;
+        let spec = spec(&host.catalog(), runtime, code_hash, network)?;
         let start = Instant::now();
         let vm = host.driver().boot(spec).await?;
         let booted = start.elapsed();
@@ -121,7 +133,7 @@ async fn calls(
         vm.stop().await;
         println!("guest {number}: gone after {} ms", stopping.elapsed().as_millis());
     }
-    finish(host).await
+    Ok(())
 }
 
 /// A program file as a code archive.
