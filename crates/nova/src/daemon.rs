@@ -25,7 +25,7 @@ use nova_vm::CodeSource;
 use nova_vm::backend::Chosen;
 use nova_vm::host::{Host, HostConfig};
 use nova_vm::images::Artifacts;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,6 +45,8 @@ const ANSWERS_TIMEOUT: Duration = Duration::from_secs(5);
 const RECORDS_KEPT: TimeDelta = TimeDelta::days(30);
 /// How often old records are removed.
 const FORGET_INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// What is logged unless `RUST_LOG` says otherwise: of the database only what is wrong.
+const LOG_FILTER: &str = "info,sqlx=warn,sea_orm_migration=warn";
 /// The part of the host's memory that VMs may take; the rest is for the host itself.
 const VM_MEMORY_PERCENT: u64 = 80;
 
@@ -83,10 +85,11 @@ fn read_config(args: DaemonArgs, data_dir: Option<PathBuf>) -> anyhow::Result<Co
 
 /// The log goes to stderr; `RUST_LOG` chooses what is in it.
 fn start_log(format: LogFormat) {
-    let filter = EnvFilter::builder()
-        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
-        .from_env_lossy();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr);
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
@@ -262,10 +265,11 @@ fn backend(host: &Host) -> Backend {
     let choice = host.choice();
     let (name, reason) = match choice.backend {
         Chosen::Firecracker => ("firecracker", "each call runs in a microVM of its own"),
-        Chosen::Container => ("container", "see warnings"),
-        Chosen::None => ("none", "no calls are run, as chosen"),
+        Chosen::Container => ("container", "functions run in containers"),
+        Chosen::None => ("none", "no functions are run, as chosen"),
     };
-    Backend { name, reason: reason.to_owned(), warnings: choice.warning.iter().cloned().collect() }
+    let warnings: Vec<String> = choice.warning.iter().cloned().collect();
+    Backend { name, reason: warnings.first().map_or(reason, String::as_str).to_owned(), warnings }
 }
 
 fn report(host: &Host, backend: &Backend) {
@@ -277,7 +281,7 @@ fn report(host: &Host, backend: &Backend) {
     for failed in &leftovers.failed {
         tracing::error!(failed, "remains of the run before could not be removed");
     }
-    tracing::info!(backend = backend.name, reason = backend.reason, "backend chosen");
+    tracing::info!(backend = backend.name, "backend chosen");
     for warning in &backend.warnings {
         tracing::warn!("{warning}");
     }

@@ -130,7 +130,7 @@ fn not_installed(installed: &[RuntimeImage], id: &RuntimeId) -> Problem {
         None => "`nova runtime list` shows all".to_owned(),
     };
     let list = if here.is_empty() { "none".to_owned() } else { here.join(", ") };
-    let problem = format!("runtime {id} is not installed; installed: {list}");
+    let problem = format!("{id} is not installed (installed: {list})");
     InvalidField::new("runtime", problem, hint).into()
 }
 

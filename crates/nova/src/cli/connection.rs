@@ -18,7 +18,7 @@ const DEFAULT_URL: &str = "http://127.0.0.1:9000";
 /// Accepted by every command.
 #[derive(Debug, Args)]
 pub struct ConnectionArgs {
-    /// The daemon to talk to; its key is taken from NOVA_API_KEY
+    /// The daemon to talk to, where a command talks to one; the key is taken from NOVA_API_KEY
     #[arg(long, global = true, env = "NOVA_URL", value_name = "URL")]
     url: Option<String>,
     /// The daemon's data directory [default: /var/lib/nova for root, ~/.local/share/nova otherwise]

@@ -1,7 +1,7 @@
 //! `nova doctor`: what is wrong with this host and what to do about it.
 //!
 //! The host's side is examined by `nova-vm`, with the configuration that a daemon started here would
-//! have; this adds what only the binary knows: the daemon, its store and the clock. Exit status 1 when
+//! have; this adds what only the binary knows: the daemon and its store. Exit status 1 when
 //! anything is broken; warnings alone are 0.
 use super::client::Client;
 use super::output::{self, Format, print_line};
@@ -15,7 +15,7 @@ use serde_json::json;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// How long a running daemon may take to say how it is.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,7 +43,6 @@ pub async fn doctor(data_dir: Option<PathBuf>, args: DoctorArgs) -> anyhow::Resu
     let mut findings = examine(&subject(&config)).await;
     findings.push(daemon_health(&config.data_dir).await);
     findings.push(store(&config.data_dir));
-    findings.push(clock());
     if args.json {
         output::print_value(&json!({ "findings": findings }), Format::Json)?;
     } else {
@@ -127,22 +126,6 @@ fn store(data_dir: &Path) -> Finding {
             let fix = "run it as the user that the daemon runs as";
             found(CHECK, Status::Fail, format!("{shown}: {error}"), Some(fix))
         }
-    }
-}
-
-/// Keys expire and records are sorted by the wall clock: one that is before this program's own date
-/// is surely wrong.
-fn clock() -> Finding {
-    const CHECK: &str = "clock";
-    let built = std::env::current_exe().and_then(|path| path.metadata()?.modified());
-    let now = SystemTime::now();
-    let shown = chrono::DateTime::<chrono::Utc>::from(now).format("%F %T UTC").to_string();
-    match built {
-        Ok(built) if now < built => {
-            let detail = format!("{shown} is before this program was installed");
-            found(CHECK, Status::Warn, detail, Some("set it: `timedatectl set-ntp true`"))
-        }
-        Ok(_) | Err(_) => found(CHECK, Status::Ok, shown, None),
     }
 }
 

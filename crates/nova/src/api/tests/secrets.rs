@@ -87,3 +87,15 @@ async fn wrong_secrets_are_refused_without_repeating_the_value() {
         assert_eq!(answer.problem().1, "secret_not_found");
     }
 }
+
+#[tokio::test]
+async fn a_secret_that_was_taken_away_is_forbidden_at_the_next_call() {
+    let fixture = Fixture::new().await;
+    put(&fixture, "token", json!({ "value": VALUE })).await;
+    let mut body = function("hello");
+    body["env_vars"] = json!({ "TOKEN": "$SECRET:token" });
+    fixture.post("/functions", body).await;
+    put(&fixture, "token", json!({ "value": VALUE, "functions": ["other"] })).await;
+    let call = fixture.post("/functions/hello/invoke", json!({ "env": "TOKEN" })).await;
+    assert_eq!((call.problem().0, call.problem().1.as_str()), (403, "secret_forbidden"));
+}
