@@ -145,10 +145,8 @@ impl Starting {
         let address = listener.local_addr()?;
         let store = SqlStore::open(&config.data_dir.join(DATABASE_FILE)).await?;
         let store: Arc<dyn Store> = Arc::new(store);
-        let vault = SecretVault::new(
-            store.clone(),
-            MasterKey::load_or_create(&config.master_key_file)?,
-        );
+        let vault =
+            SecretVault::new(store.clone(), MasterKey::load_or_create(&config.master_key_file)?);
         let blobs = open_blobs(config, store.as_ref()).await?;
         let first_key = directory.first_key(store.as_ref()).await?;
         let host = Host::start(host_config(config), Arc::new(BlobSource(blobs.clone()))).await?;

@@ -180,7 +180,8 @@ mod tests {
         let stored = store.api_key(text.id()).await.unwrap().unwrap();
         assert!(text.opens(&stored));
         assert_eq!(stored.role, Role::Admin);
-        let mode = std::fs::metadata(root.path().join(ADMIN_KEY_FILE)).unwrap().permissions().mode();
+        let mode =
+            std::fs::metadata(root.path().join(ADMIN_KEY_FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(directory.first_key(&store).await.unwrap().is_none(), "only once");
     }

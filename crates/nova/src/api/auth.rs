@@ -130,9 +130,8 @@ async fn authorize(
     function: Option<&str>,
 ) -> Result<Caller, Problem> {
     let text = presented(headers)?;
-    let wrong = || {
-        Problem::new(Code::Unauthenticated, "the API key is not known here, or has expired")
-    };
+    let wrong =
+        || Problem::new(Code::Unauthenticated, "the API key is not known here, or has expired");
     let key = api.keys.find(text.id()).await?.ok_or_else(wrong)?;
     let expired = key.expires_at.is_some_and(|end| end <= Utc::now());
     if !text.opens(&key) || expired {

@@ -58,7 +58,8 @@ pub async fn read(headers: &HeaderMap, mut body: Body, limit: Limit) -> Result<B
 async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Problem> {
     loop {
         let frame = tokio::time::timeout(PIECE_TIMEOUT, body.frame()).await.map_err(|_| {
-            let detail = format!("nothing arrived for {} s; send it again", PIECE_TIMEOUT.as_secs());
+            let detail =
+                format!("nothing arrived for {} s; send it again", PIECE_TIMEOUT.as_secs());
             Problem::new(Code::RequestTimeout, detail)
         })?;
         match frame {

@@ -1,12 +1,12 @@
 //! `/functions/{name}/code`, and how code that was sent becomes a stored archive.
 //!
 //! Unpacking an upload takes a few hundred MiB at most; [`CODE_JOBS`] bounds how many do so at once.
-use super::{Api, to_the_end};
 use super::body::{self, Limit};
 use super::function_body::{CodeBody, FunctionView, Upload};
 use super::functions;
 use super::path::FunctionPath;
 use super::problem::{Code, Problem};
+use super::{Api, to_the_end};
 use crate::pack;
 use axum::extract::{Request, State};
 use axum::http::header;
@@ -79,7 +79,8 @@ pub async fn store_given(
             let path = allowed_path(&api.settings.code_paths, &path)?;
             let handler = handler.to_owned();
             let packed = tokio::task::spawn_blocking(move || pack::pack(&path, &handler)).await;
-            let packed = packed.map_err(|error| Problem::internal("packing code failed", &error))?;
+            let packed =
+                packed.map_err(|error| Problem::internal("packing code failed", &error))?;
             Upload::Archive(packed.map_err(|error| {
                 InvalidField::new("code_path", error.to_string(), "correct it and try again")
             })?)
@@ -89,7 +90,8 @@ pub async fn store_given(
 }
 
 async fn store(api: &Api, upload: Upload, handler: &str) -> Result<CodeHash, Problem> {
-    let broken = |error: &dyn std::fmt::Display| Problem::internal("the code was not stored", error);
+    let broken =
+        |error: &dyn std::fmt::Display| Problem::internal("the code was not stored", error);
     let _turn = api.code_jobs.acquire().await.map_err(|error| broken(&error))?;
     let handler = handler.to_owned();
     let archive = tokio::task::spawn_blocking(move || match upload {
@@ -102,9 +104,8 @@ async fn store(api: &Api, upload: Upload, handler: &str) -> Result<CodeHash, Pro
 
 /// A path of the daemon's own file system, if the configuration allows reading code from there.
 fn allowed_path(allowed: &[PathBuf], given: &str) -> Result<PathBuf, Problem> {
-    let refuse = |problem: &str, hint: &str| {
-        Problem::from(InvalidField::new("code_path", problem, hint))
-    };
+    let refuse =
+        |problem: &str, hint: &str| Problem::from(InvalidField::new("code_path", problem, hint));
     if allowed.is_empty() {
         return Err(refuse(
             "the daemon reads no code from its own files",
@@ -113,7 +114,8 @@ fn allowed_path(allowed: &[PathBuf], given: &str) -> Result<PathBuf, Problem> {
         ));
     }
     // Links are followed first, so that what is compared is what will be read.
-    let outside = || refuse("not below a directory of `code_paths`", "move the code there, or upload it");
+    let outside =
+        || refuse("not below a directory of `code_paths`", "move the code there, or upload it");
     let path = Path::new(given).canonicalize().map_err(|_| outside())?;
     if allowed.iter().any(|directory| path.starts_with(directory)) {
         return Ok(path);

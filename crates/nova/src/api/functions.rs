@@ -3,7 +3,6 @@
 //! Everything about a function is checked before anything is written: fields, the runtime, the
 //! secrets that it names, the code. Code goes to the blobs first and the row last; a blob that no row
 //! names is removed at the next start.
-use super::{Api, to_the_end};
 use super::auth::Caller;
 use super::body::{self, Limit};
 use super::code;
@@ -11,6 +10,7 @@ use super::function_body::{FunctionBody, FunctionView};
 use super::path::{FunctionPath, PageQuery, Paged, query};
 use super::problem::{Code, Problem};
 use super::runtimes;
+use super::{Api, to_the_end};
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};

@@ -87,7 +87,8 @@ mod tests {
 
     #[test]
     fn a_name_that_was_rebound_is_not() {
-        for host in ["evil.example", "evil.example:9000", "127.0.0.1.evil.example", "", "10.0.0.6"] {
+        for host in ["evil.example", "evil.example:9000", "127.0.0.1.evil.example", "", "10.0.0.6"]
+        {
             assert!(!allowed("10.0.0.5:9000", host), "{host}");
         }
         assert!(!allowed("0.0.0.0:9000", "evil.example"));

@@ -51,12 +51,11 @@ pub async fn list(
 ) -> Result<Json<Paged<InvocationView>>, Problem> {
     let InvocationQuery { function, failed, limit, cursor } = query(request.uri())?;
     let page = page(limit, cursor)?;
-    let mut function = function.map(|name| FunctionName::parse(&name)).transpose().map_err(
-        |mut error| {
+    let mut function =
+        function.map(|name| FunctionName::parse(&name)).transpose().map_err(|mut error| {
             error.field = "function".to_owned();
             error
-        },
-    )?;
+        })?;
     match (&function, caller.limited_to()) {
         (Some(function), _) => caller.check(function)?,
         (None, Some([only])) => function = Some(only.clone()),

@@ -26,8 +26,8 @@ mod stats;
 mod tests;
 
 use auth::Access;
-use auth::Scope::{AllFunctions, Narrowed, NoFunction, PathFunction};
 pub use auth::KeyRing;
+use auth::Scope::{AllFunctions, Narrowed, NoFunction, PathFunction};
 use axum::Router;
 use axum::extract::Request;
 use axum::handler::Handler;

@@ -203,10 +203,7 @@ impl IntoResponse for Problem {
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let mut response = (self.code.status(), body).into_response();
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.code == Code::Unauthenticated {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -314,8 +311,15 @@ mod tests {
     fn every_failure_of_a_function_is_documented() {
         use nova_domain::FunctionErrorKind::*;
         for kind in [
-            FunctionExited, FunctionCrashed, FunctionNotStarted, FunctionFailed, Timeout,
-            OutOfMemory, InvalidOutput, OutputTooLarge, Cancelled,
+            FunctionExited,
+            FunctionCrashed,
+            FunctionNotStarted,
+            FunctionFailed,
+            Timeout,
+            OutOfMemory,
+            InvalidOutput,
+            OutputTooLarge,
+            Cancelled,
         ] {
             let text = serde_json::to_string(&kind).unwrap().replace('"', "`");
             assert!(ERRORS_PAGE.contains(&format!("| {text} |")), "docs/errors.md lacks {text}");

@@ -1,8 +1,8 @@
 //! `/secrets`: values go in and never come out; only who may use them is shown.
-use super::{Api, to_the_end};
 use super::body::{self, Limit};
 use super::path::{Paged, SecretPath};
 use super::problem::{Code, Problem};
+use super::{Api, to_the_end};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Json;

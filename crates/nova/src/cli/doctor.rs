@@ -91,7 +91,12 @@ async fn daemon_health(data_dir: &Path) -> Finding {
         return found(CHECK, Status::Ok, "none has run in this data directory yet".into(), None);
     };
     let Ok(client) = Client::new(url.clone(), None) else {
-        return found(CHECK, Status::Warn, format!("{url} cannot be asked"), Some("check the host's TLS set-up"));
+        return found(
+            CHECK,
+            Status::Warn,
+            format!("{url} cannot be asked"),
+            Some("check the host's TLS set-up"),
+        );
     };
     match tokio::time::timeout(HEALTH_TIMEOUT, client.get(&["health"], &[])).await {
         Ok(Ok(health)) => {

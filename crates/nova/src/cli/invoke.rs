@@ -59,8 +59,12 @@ pub async fn invoke(client: &Client, args: InvokeArgs) -> anyhow::Result<ExitCod
         eprintln!("{}", line.text);
     }
     match args.output {
-        Some(AnswerFormat::Json) => output::print_value(&serde_json::from_slice(&bytes)?, Format::Json)?,
-        Some(AnswerFormat::Yaml) => output::print_value(&serde_json::from_slice(&bytes)?, Format::Yaml)?,
+        Some(AnswerFormat::Json) => {
+            output::print_value(&serde_json::from_slice(&bytes)?, Format::Json)?
+        }
+        Some(AnswerFormat::Yaml) => {
+            output::print_value(&serde_json::from_slice(&bytes)?, Format::Yaml)?
+        }
         None => {
             if let Some(result) = answer.output {
                 print_line(result.get())?;
@@ -72,7 +76,12 @@ pub async fn invoke(client: &Client, args: InvokeArgs) -> anyhow::Result<ExitCod
         None => Ok(ExitCode::SUCCESS),
         Some(error) => {
             let kind = serde_json::to_string(&error.kind)?;
-            eprintln!("error: function {} failed: {} [{}]", args.name, error.message, kind.trim_matches('"'));
+            eprintln!(
+                "error: function {} failed: {} [{}]",
+                args.name,
+                error.message,
+                kind.trim_matches('"')
+            );
             Ok(ExitCode::FAILURE)
         }
     }

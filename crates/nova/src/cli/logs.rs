@@ -46,9 +46,8 @@ pub async fn logs(client: &Client, args: LogsArgs) -> anyhow::Result<ExitCode> {
             for line in items.as_array().into_iter().flatten() {
                 let (at, text) = (time(&line["time"]), cell(&line["text"]));
                 let wide = matches!(args.output, LogFormat::Wide);
-                let origin = wide.then(|| {
-                    format!(" {} {}", cell(&line["request_id"]), cell(&line["stream"]))
-                });
+                let origin = wide
+                    .then(|| format!(" {} {}", cell(&line["request_id"]), cell(&line["stream"])));
                 print_line(&format!("{at}{} {text}", origin.unwrap_or_default()))?;
             }
         }

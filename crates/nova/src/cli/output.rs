@@ -21,7 +21,13 @@ pub enum Format {
 #[derive(Debug, Clone, Copy, Args)]
 pub struct OutputArgs {
     /// How to print it
-    #[arg(short = 'o', long = "output", value_enum, default_value = "table", value_name = "FORMAT")]
+    #[arg(
+        short = 'o',
+        long = "output",
+        value_enum,
+        default_value = "table",
+        value_name = "FORMAT"
+    )]
     pub format: Format,
 }
 

@@ -103,7 +103,9 @@ impl Config {
                 .unwrap_or_else(|_| Path::new("/usr/sbin").join(OCI_RUNTIME)),
             network_range: raw.take("network_range", parse)?.unwrap_or_default(),
             resolvers: raw.take("resolvers", parse_resolvers)?,
-            probe_timeout: raw.take("probe_timeout", parse_duration)?.unwrap_or(PROBE_TIMEOUT_DEFAULT),
+            probe_timeout: raw
+                .take("probe_timeout", parse_duration)?
+                .unwrap_or(PROBE_TIMEOUT_DEFAULT),
             boot_timeout: raw.take("boot_timeout", parse_duration)?.unwrap_or(BOOT_TIMEOUT),
             drain_timeout: raw.take("drain_timeout", parse_duration)?.unwrap_or(DRAIN_TIMEOUT),
             idle_ttl: raw.take("idle_ttl", parse_duration)?.unwrap_or(IDLE_TTL),

@@ -121,9 +121,9 @@ impl RawConfig {
         if size > FILE_MAX_BYTES {
             return Err(error(format!("over the limit of {FILE_MAX_BYTES} bytes")));
         }
-        let text =
-            std::fs::read_to_string(path).map_err(|problem| error(problem.to_string()))?;
-        let yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+        let text = std::fs::read_to_string(path).map_err(|problem| error(problem.to_string()))?;
+        let yaml =
+            path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
         let written: BTreeMap<String, Written> = if yaml {
             serde_saphyr::from_str(&text).map_err(|problem| error(problem.to_string()))?
         } else {

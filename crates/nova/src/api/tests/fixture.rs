@@ -16,9 +16,7 @@ use nova_store::{
     ApiKey, ApiKeyText, DirectoryBlobs, MasterKey, Role, SecretVault, SqlStore, Store,
 };
 use nova_vm::images::RuntimeCatalog;
-use nova_vm::{
-    BootError, EventSink, ExecError, ExecRequest, MicroVm, VmDriver, VmId, VmSpec,
-};
+use nova_vm::{BootError, EventSink, ExecError, ExecRequest, MicroVm, VmDriver, VmId, VmSpec};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;

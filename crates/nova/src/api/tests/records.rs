@@ -69,7 +69,9 @@ async fn logs_can_be_searched() {
     let id = first["request_id"].as_str().unwrap();
     let of_one = fixture.get(&format!("{path}?request_id={id}")).await.json();
     assert_eq!(texts(of_one), ["one apple"]);
-    for (query, field) in [("tail=0", "tail"), ("tail=10001", "tail"), ("request_id=x", "request_id")] {
+    for (query, field) in
+        [("tail=0", "tail"), ("tail=10001", "tail"), ("request_id=x", "request_id")]
+    {
         assert_eq!(fixture.get(&format!("{path}?{query}")).await.problem().2, field, "{query}");
     }
 }
@@ -84,7 +86,10 @@ async fn stats_show_each_vm() {
     assert_eq!(stats["backend"], "fake");
     assert_eq!((&stats["active_vms"], &stats["booting_vms"]), (&json!(1), &json!(0)));
     assert_eq!(stats["memory_mb"], 128 + 16);
-    assert_eq!((&stats["vms"][0]["function"], &stats["vms"][0]["state"]), (&json!("hello"), &json!("idle")));
+    assert_eq!(
+        (&stats["vms"][0]["function"], &stats["vms"][0]["state"]),
+        (&json!("hello"), &json!("idle"))
+    );
 }
 
 #[tokio::test]
@@ -96,7 +101,10 @@ async fn metrics_count_calls_in_both_forms() {
     }
     let json = fixture.get("/metrics").await.json();
     let hello = &json["functions"][0];
-    assert_eq!((&hello["function"], &hello["invocations"]["success"]), (&json!("hello"), &json!(3)));
+    assert_eq!(
+        (&hello["function"], &hello["invocations"]["success"]),
+        (&json!("hello"), &json!(3))
+    );
     assert_eq!((&hello["cold_starts"], &hello["warm_starts"]), (&json!(1), &json!(2)));
     assert_eq!(hello["duration"]["count"], 3);
     assert_eq!(json["vms_created"], 1);

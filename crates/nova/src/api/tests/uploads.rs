@@ -67,7 +67,11 @@ async fn an_archive_is_a_new_version_and_comes_back_as_a_tar() {
     assert_eq!(content, "print(2)");
 
     let zipped = put(&fixture, zip("handler", &mut &*code)).await;
-    assert_eq!(zipped.json()["code_hash"], changed.json()["code_hash"], "same code, no new version");
+    assert_eq!(
+        zipped.json()["code_hash"],
+        changed.json()["code_hash"],
+        "same code, no new version"
+    );
     assert_eq!(zipped.json()["version"], 2);
 }
 
