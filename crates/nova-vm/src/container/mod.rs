@@ -29,7 +29,7 @@ pub use reconcile::reconcile;
 
 use self::boot::Running;
 use self::image_mounts::ImageMounts;
-use self::oci_runtime::OciRuntime;
+use self::oci_runtime::{OciRuntime, at_once};
 use crate::cgroup::Cgroups;
 use crate::driver::{
     BootError, EventSink, ExecError, ExecRequest, MicroVm, VmDriver, VmId, VmSpec,
@@ -42,7 +42,6 @@ use crate::slots::SlotAllocator;
 use async_trait::async_trait;
 use nova_proto::ExecReport;
 use std::fmt;
-use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,10 +58,6 @@ const STOP_WITHIN: Duration = Duration::from_millis(500);
 /// After the line to the agent broke: how long to wait for what may explain it, the container's end
 /// and the last of its console.
 const EXPLANATION_WITHIN: Duration = Duration::from_millis(200);
-/// How many OCI runtimes may be at work at once per processor. Each is a process of some 30 MiB that
-/// uses a processor to the full: more of them would only finish later, all together.
-const STARTS_PER_PROCESSOR: usize = 2;
-
 /// Where the OCI runtime is unless configured otherwise.
 pub const RUNTIME_DEFAULT: &str = "/usr/bin/runc";
 
@@ -129,7 +124,6 @@ impl ContainerDriver {
                 unavailable(&format!("directory {}: {error}", directory.display()))
             })?;
         }
-        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
         let host = Host {
             runtime: OciRuntime::new(config.runtime, owner.runc_root()),
             agent: config.agent,
@@ -140,7 +134,7 @@ impl ContainerDriver {
             catalog,
             code,
             mounts: ImageMounts::new(&owner),
-            starts: Semaphore::new(processors * STARTS_PER_PROCESSOR),
+            starts: Semaphore::new(at_once()),
             tasks: TaskTracker::new(),
             owner,
         };

@@ -5,10 +5,12 @@
 //! for the daemon alone, and a runtime that hangs is killed with the helpers that it started.
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::io::{self, PipeWriter};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::{Child, Command};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long deleting a container whose processes are dead may take.
@@ -18,19 +20,25 @@ const DELETE_WITHIN: Duration = Duration::from_secs(10);
 const REAP_WITHIN: Duration = Duration::from_secs(1);
 /// Pause between two looks at whether they have.
 const REAP_PAUSE: Duration = Duration::from_millis(1);
+/// How many OCI runtimes may be at work at once per processor. Each is a process of some 30 MiB that
+/// uses a processor to the full: more of them would only finish later, all together.
+const RUNTIMES_PER_PROCESSOR: usize = 2;
 /// How much of its log is read: a failure takes a dozen lines.
 const LOG_MAX_BYTES: usize = 16 * 1024;
 
 /// An OCI runtime and the directory where it keeps its state.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct OciRuntime {
     program: PathBuf,
     root: PathBuf,
+    /// Bounds the deletions at work, apart from the starts: a runtime that hangs when it starts must
+    /// not keep what is to go from going.
+    deletions: Semaphore,
 }
 
 impl OciRuntime {
     pub fn new(program: PathBuf, root: PathBuf) -> Self {
-        Self { program, root }
+        Self { program, root, deletions: Semaphore::new(at_once()) }
     }
 
     /// Its program.
@@ -70,12 +78,14 @@ impl OciRuntime {
         log.lines().filter(severe).map(|line| format!("; {line}")).collect()
     }
 
-    /// Removes a container whose processes were killed. True when nothing of it is left.
+    /// Removes a container whose processes were killed.
     pub async fn delete(&self, id: &str) -> io::Result<()> {
         let state = self.root.join(id);
         if !state.exists() {
             return Ok(());
         }
+        // Never closed, so there is always a permit in the end.
+        let _turn = self.deletions.acquire().await;
         let mut command = self.command();
         command.args(["delete", "--force", id]).stdout(Stdio::null()).stderr(Stdio::null());
         if let Ok(mut child) = command.spawn()
@@ -95,6 +105,11 @@ impl OciRuntime {
         command.arg("--root").arg(&self.root).env_clear().stdin(Stdio::null()).process_group(0);
         command
     }
+}
+
+/// How many runtimes may be at work at once for one purpose.
+pub(super) fn at_once() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get) * RUNTIMES_PER_PROCESSOR
 }
 
 /// Where the runtime writes what it has to say beside the reason of its failure.
