@@ -2,9 +2,12 @@
 
 Keys live as long as the run. `wrapper` is a program that runs its arguments in the machine:
 stdin, stdout, stderr and the exit status pass through, and scripts on the host can call it too.
+The daemon's port comes over the same connection: QEMU's own forwarding queues one new connection
+at a time, and drops the others of a burst for seconds.
 """
 
 import shlex
+import socket
 import subprocess
 import time
 
@@ -13,6 +16,10 @@ from host.tools import run_tool
 
 # In the machine: sets NOVA_URL and the rest, then becomes the command.
 ENTRY = "/opt/testbed/inside"
+# Where the daemon listens in the machine.
+NOVA_PORT = 9000
+# Somebody else may take a free port between finding and using it; not five times in a row.
+PORT_TRIES = 5
 
 
 def make_keys(run_directory):
@@ -24,6 +31,12 @@ def make_keys(run_directory):
         "authorized_keys": (run_directory / "client_key.pub").read_text(),
         "host_key": (run_directory / "host_key").read_text(),
     }
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 class Inside:
@@ -51,10 +64,20 @@ class Inside:
 
     def connect(self):
         """Opens the shared connection. It ends with the testbed like every other process."""
+        for attempt in range(PORT_TRIES):
+            self.nova_port = free_port()
+            try:
+                return self._connect()
+            except TestbedError as error:
+                if "cannot listen" not in str(error) or attempt + 1 == PORT_TRIES:
+                    raise
+
+    def _connect(self):
         log_path = self._directory / "ssh.log"
+        forward = f"127.0.0.1:{self.nova_port}:127.0.0.1:{NOVA_PORT}"
         with open(log_path, "wb") as log:
             master = subprocess.Popen(
-                ["ssh", "-F", self._config, "-M", "-N", "testbed"],
+                ["ssh", "-F", self._config, "-M", "-N", "-o", "ExitOnForwardFailure=yes", "-L", forward, "testbed"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -18,7 +18,7 @@ from host.progress import TestbedError, tail
 
 MEMORY_MIB = 4096
 CPUS = 2
-SSH_PORT, NOVA_PORT = 22, 9000
+SSH_PORT = 22
 # The status of an ssh client that could not go on; a command may of course end with it too.
 SSH_LOST_CONNECTION = 255
 # About 6 s on an idle host; two machines on two busy cores have been seen to need a minute.
@@ -27,7 +27,7 @@ CONSOLE_LINES_QUOTED = 40
 
 
 class Machine:
-    """A running machine; `ssh_port` and `nova_port` are on 127.0.0.1 of the host."""
+    """A running machine; `ssh_port` is on 127.0.0.1 of the host."""
 
     def __init__(self, run_directory, root, disks):
         self.console = run_directory / "console.log"
@@ -50,9 +50,7 @@ class Machine:
 
     def _command(self, root, disks):
         # Port 0: the kernel picks a free one as it binds, so no other run can take it in between.
-        network = "user,id=net,ipv6=off,restrict=on"
-        for port in (SSH_PORT, NOVA_PORT):
-            network += f",hostfwd=tcp:127.0.0.1:0-:{port}"
+        network = f"user,id=net,ipv6=off,restrict=on,hostfwd=tcp:127.0.0.1:0-:{SSH_PORT}"
         command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
         command += ["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt,-monitor"]
         command += ["-smp", str(CPUS), "-m", str(MEMORY_MIB)]
@@ -69,7 +67,7 @@ class Machine:
         return [str(word) for word in command]
 
     def wait_until_ready(self):
-        """Returns when sshd listens and learns the forwarded ports; a failed boot quotes the console."""
+        """Returns when sshd listens and learns the forwarded port; a failed boot quotes the console."""
         deadline = time.monotonic() + BOOT_TIMEOUT_SECONDS
         while not self._console_says(b"testbed: ready"):
             if self._process.poll() is not None:
@@ -77,7 +75,7 @@ class Machine:
             if time.monotonic() > deadline:
                 self._fail(f"the machine was not ready after {BOOT_TIMEOUT_SECONDS} s")
             time.sleep(0.05)
-        self.ssh_port, self.nova_port = self._forwarded_ports()
+        self.ssh_port = self._forwarded_port()
 
     def _console_says(self, marker):
         try:
@@ -93,17 +91,13 @@ class Machine:
         message += "\nand QEMU said:\n" + "\n".join(said)
         raise TestbedError(message)
 
-    def _forwarded_ports(self):
+    def _forwarded_port(self):
         table = self._monitor_command("human-monitor-command", {"command-line": "info usernet"})
-        ports = {}
-        for line in table.splitlines():
-            # TCP[HOST_FORWARD]  11  127.0.0.1 41807  10.0.2.15  22  0 0
-            if match := re.search(r"HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+(\d+)", line):
-                ports[int(match[2])] = int(match[1])
-        try:
-            return ports[SSH_PORT], ports[NOVA_PORT]
-        except KeyError:
-            raise TestbedError(f"cannot read the forwarded ports out of QEMU's answer:\n{table}") from None
+        # TCP[HOST_FORWARD]  11  127.0.0.1 41807  10.0.2.15  22  0 0
+        match = re.search(r"HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s", table)
+        if match is None:
+            raise TestbedError(f"cannot read the forwarded port out of QEMU's answer:\n{table}")
+        return int(match[1])
 
     def _monitor_command(self, name, arguments):
         with socket.socket(socket.AF_UNIX) as connection:
