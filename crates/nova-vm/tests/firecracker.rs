@@ -221,6 +221,19 @@ async fn a_boot_that_is_given_up_in_any_phase_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_burst_of_boots_given_up_at_every_moment_leaves_nothing() {
+    let bench = Bench::new(json!({}));
+    let boots = (0..24).map(|number| {
+        let patience = Duration::from_millis(number * 15);
+        tokio::time::timeout(patience, bench.boot())
+    });
+    // Some are given up before they begin, some in each phase, some as running guests.
+    drop(futures::future::join_all(boots).await);
+    bench.until_nothing_left().await;
+    bench.finish().await;
+}
+
+#[tokio::test]
 async fn a_full_disk_is_named_and_leaves_nothing() {
     let bench = Bench::on_full_disk();
     let error = bench.boot().await.err().unwrap().to_string();
