@@ -1,6 +1,6 @@
 //! What a daemon leaves when it is killed is found by its owner id and removed; nothing else is.
-use crate::rig::{Rig, output, possible};
-use nova_vm::container::{RUNTIME_DEFAULT, reconcile};
+use crate::rig::{Rig, oci_runtime, output, possible};
+use nova_vm::container::reconcile;
 use std::path::Path;
 
 #[tokio::test]
@@ -16,7 +16,7 @@ async fn everything_of_a_killed_daemon_is_removed_and_another_daemons_guest_is_n
     let before = crashed.left();
     assert!(before.iter().any(|what| what.contains("erofs")), "{before:?}");
 
-    let report = reconcile(&crashed.owner, Path::new(RUNTIME_DEFAULT)).await;
+    let report = reconcile(&crashed.owner, &oci_runtime()).await;
     assert_eq!(report.failed, Vec::<String>::new());
     assert_eq!(crashed.left(), Vec::<String>::new());
     assert!(report.removed.len() >= 6, "{:?}", report.removed);
@@ -40,7 +40,7 @@ async fn an_oci_runtime_still_at_work_is_ended_first() {
         .stdin(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let report = reconcile(&rig.owner, Path::new(RUNTIME_DEFAULT)).await;
+    let report = reconcile(&rig.owner, &oci_runtime()).await;
     assert_eq!(report.failed, Vec::<String>::new());
     assert!(!runtime.wait().unwrap().success());
     rig.finish().await;
@@ -64,7 +64,7 @@ async fn a_clean_host_has_nothing_to_remove() {
         return;
     }
     let rig = Rig::new();
-    let report = reconcile(&rig.owner, Path::new(RUNTIME_DEFAULT)).await;
+    let report = reconcile(&rig.owner, &oci_runtime()).await;
     assert_eq!((report.removed, report.failed), (vec![], vec![]));
     rig.finish().await;
 }

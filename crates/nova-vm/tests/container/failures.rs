@@ -51,7 +51,8 @@ async fn boot_with(on_run: &str, boot_timeout: Duration) -> BootError {
 }
 
 const PATIENT: Duration = Duration::from_secs(60);
-const IMPATIENT: Duration = Duration::from_millis(300);
+/// Runs out only where the stand-in hangs on purpose; enough for it to get there on a slow machine.
+const IMPATIENT: Duration = Duration::from_secs(3);
 
 #[tokio::test]
 async fn a_runtime_that_fails_is_quoted() {
@@ -72,7 +73,7 @@ async fn a_runtime_that_hangs_is_killed_with_its_helpers() {
     let note = directory.path().join("helper");
     let on_run = format!("/bin/sleep 600 & echo $! > {}; wait", note.display());
     let error = boot_with(&on_run, IMPATIENT).await;
-    assert!(matches!(error, BootError::Timeout { timeout_ms: 300, .. }), "{error}");
+    assert!(matches!(error, BootError::Timeout { timeout_ms: 3_000, .. }), "{error}");
     let helper = std::fs::read_to_string(note).unwrap();
     // Not even as a zombie.
     assert!(!Path::new("/proc").join(helper.trim()).exists());
@@ -110,7 +111,7 @@ async fn an_agent_that_never_listens_times_out_with_its_console() {
     [ -e $procs ] && group=$procs; done
 ( echo $(/bin/sh -c 'echo $PPID') > $group; echo 'still thinking'; exec /bin/sleep 600 ) &
 echo $! > $pidfile"#;
-    let error = boot_with(on_run, Duration::from_secs(2)).await;
+    let error = boot_with(on_run, IMPATIENT).await;
     let BootError::Timeout { console, .. } = &error else { panic!("{error}") };
     assert!(console.contains("still thinking"), "{error}");
 }
@@ -138,7 +139,7 @@ async fn an_agent_that_is_no_program_is_named() {
     std::fs::set_permissions(&agent, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let rig = Rig::with(Setup { agent, ..Setup::default() });
     let error = rig.boot_fails().await.to_string();
-    assert!(error.contains("exec format error"), "{error}");
+    assert!(error.to_lowercase().contains("exec format error"), "{error}");
     rig.finish().await;
 }
 

@@ -31,18 +31,23 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Whether these tests can run here. Says so loudly where not, and fails where they must.
 pub fn possible() -> bool {
     let root = Command::new("/usr/bin/id").arg("-u").output().unwrap().stdout == b"0\n";
-    let runtime = Path::new(RUNTIME_DEFAULT).is_file();
+    let runtime = oci_runtime().is_file();
     if root && runtime && base_image().is_some() {
         return true;
     }
     let why = format!(
-        "container driver tests need root (is: {root}), runc (is there: {runtime}) and the runtime \
+        "container driver tests need root (is: {root}), an OCI runtime (is there: {runtime}) and the runtime \
          `base`, which `make images` installs (is there: {})",
         base_image().is_some()
     );
     assert!(std::env::var_os("CI").is_none(), "{why}");
     eprintln!("SKIPPED: {why}");
     false
+}
+
+/// The OCI runtime to test with: `NOVA_OCI_RUNTIME`, as the daemon has it, or the default.
+pub fn oci_runtime() -> PathBuf {
+    std::env::var_os("NOVA_OCI_RUNTIME").map_or_else(|| RUNTIME_DEFAULT.into(), PathBuf::from)
 }
 
 /// The file of the runtime image `base`, from `NOVA_ARTIFACTS` or where `make images` puts it.
@@ -99,12 +104,7 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self {
-            runtime: RUNTIME_DEFAULT.into(),
-            agent: agent(),
-            boot_timeout: BOOT_TIMEOUT,
-            image: None,
-        }
+        Self { runtime: oci_runtime(), agent: agent(), boot_timeout: BOOT_TIMEOUT, image: None }
     }
 }
 
@@ -262,7 +262,7 @@ impl Drop for Rig {
         // Not on this thread, which is within a runtime that is unwinding.
         let swept = std::thread::spawn(move || {
             let runtime = tokio::runtime::Runtime::new().unwrap();
-            runtime.block_on(reconcile(&owner, Path::new(RUNTIME_DEFAULT)))
+            runtime.block_on(reconcile(&owner, &oci_runtime()))
         });
         eprintln!("swept up after the failed test: {:?}", swept.join());
     }
