@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use nova_domain::{
     FunctionErrorKind, Invocation, InvocationRecord, LogRecord, Outcome, Phases, Start,
 };
-use nova_proto::{ExecReport, LOG_MAX_BYTES, LogLine, LogStream};
+use nova_proto::{ExecReport, LOG_MAX_BYTES, LogLine, LogStream, PAYLOAD_MAX_BYTES};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
@@ -16,6 +16,11 @@ use tokio::time::Instant;
 /// Most bytes that one call's log may take in memory, the cost of its lines included. The agent's own
 /// bound is on text alone; a line costs more than its text.
 const LOG_MAX_COST_BYTES: usize = 2 * LOG_MAX_BYTES;
+
+/// Most bytes of the payloads of all calls that wait or run, each at most
+/// [`PAYLOAD_MAX_BYTES`]: queues are bounded by callers, and a thousand callers with the largest
+/// payload would take 6 GiB.
+const PAYLOADS_MAX_BYTES: u64 = 512 * 1024 * 1024;
 
 pub(crate) struct Call<'a> {
     shared: &'a Shared,
@@ -26,6 +31,8 @@ pub(crate) struct Call<'a> {
     plan: Option<Arc<Plan>>,
     logs: Vec<LogRecord>,
     log_cost: usize,
+    /// What its payload adds to [`Shared::payload_bytes`].
+    payload_bytes: u64,
     status: Status,
 }
 
@@ -53,8 +60,22 @@ impl<'a> Call<'a> {
             plan: None,
             logs: Vec::new(),
             log_cost: 0,
+            payload_bytes: 0,
             status: Status::Cancelled,
         }
+    }
+
+    /// Counts its payload, unless it is too large or all of them together would be.
+    pub fn hold_payload(&mut self, bytes: usize) -> Result<(), InvokeError> {
+        if bytes > PAYLOAD_MAX_BYTES {
+            return Err(InvokeError::PayloadTooLarge { bytes, limit: PAYLOAD_MAX_BYTES });
+        }
+        self.payload_bytes = bytes as u64;
+        let held = self.shared.payload_bytes.fetch_add(self.payload_bytes, Ordering::Relaxed);
+        if held + self.payload_bytes > PAYLOADS_MAX_BYTES {
+            return Err(InvokeError::PayloadsFull { held_mb: held / (1024 * 1024) });
+        }
+        Ok(())
     }
 
     /// The function is known.
@@ -126,6 +147,7 @@ impl<'a> Call<'a> {
     pub fn failed(mut self, error: &InvokeError) {
         self.status = match error {
             InvokeError::Saturated { .. }
+            | InvokeError::PayloadsFull { .. }
             | InvokeError::AcquireTimeout { .. }
             | InvokeError::PayloadTooLarge { .. }
             | InvokeError::ShuttingDown => Status::Rejected,
@@ -148,6 +170,7 @@ impl<'a> Call<'a> {
 impl Drop for Call<'_> {
     fn drop(&mut self) {
         self.shared.metrics.active_requests.fetch_sub(1, Ordering::Relaxed);
+        self.shared.payload_bytes.fetch_sub(self.payload_bytes, Ordering::Relaxed);
         let Some(plan) = self.plan.take() else { return };
         if self.record.duration_ms == 0.0 {
             self.record.duration_ms = ms(self.arrived.elapsed());

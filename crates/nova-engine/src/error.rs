@@ -72,6 +72,12 @@ pub enum InvokeError {
         /// Callers that wait.
         waiting: usize,
     },
+    /// The payloads of all calls in flight take as much memory as they may.
+    #[error("the payloads of all calls in flight take {held_mb} MiB already; try again later")]
+    PayloadsFull {
+        /// What they take.
+        held_mb: u64,
+    },
     /// No VM became free within the function's timeout.
     #[error(
         "no microVM became free for function {function} within {waited_ms} ms; try again later"
@@ -136,7 +142,7 @@ impl InvokeError {
         match self {
             Self::FunctionNotFound(_) => "function_not_found",
             Self::PayloadTooLarge { .. } => "payload_too_large",
-            Self::Saturated { .. } => "saturated",
+            Self::Saturated { .. } | Self::PayloadsFull { .. } => "saturated",
             Self::AcquireTimeout { .. } => "acquire_timeout",
             Self::ExceedsHostMemory { .. } => "exceeds_host_memory",
             Self::BackendUnavailable(_) => "backend_unavailable",
@@ -158,6 +164,7 @@ impl InvokeError {
     pub fn retry_after_s(&self) -> Option<u32> {
         match self {
             Self::Saturated { .. }
+            | Self::PayloadsFull { .. }
             | Self::AcquireTimeout { .. }
             | Self::ShuttingDown
             | Self::Store(_) => Some(RETRY_AFTER_S),
@@ -179,7 +186,7 @@ impl SetupError {
             Self::RuntimeNotInstalled(_) => "runtime_not_installed",
             Self::ModeNotSupported { .. } => "mode_not_supported",
             Self::Secret(VaultError::NotFound(_)) => "secret_missing",
-            Self::Secret(VaultError::NotAllowed { .. }) => "secret_not_allowed",
+            Self::Secret(VaultError::NotAllowed { .. }) => "secret_forbidden",
             Self::Secret(VaultError::Store(_)) => "store_unavailable",
             Self::Secret(_) | Self::Variable { .. } => "secret_unusable",
         }

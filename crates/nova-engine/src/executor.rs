@@ -4,31 +4,21 @@
 //! whatever goes wrong is an error for the caller.
 use crate::call::Call;
 use crate::directory::Directory;
+use crate::exec::{self, LogSink};
 use crate::metrics::Metrics;
 use crate::plan::Plan;
 use crate::pool::{AcquireError, Lease, Pool};
 use crate::recorder::Recorder;
 use crate::{BootFailure, EngineConfig, InvokeError, MetricsSnapshot, Stats, VmPhase};
 use nova_domain::{FunctionName, Invocation, Outcome, SecretName};
-use nova_proto::{ExecReport, LogLine, PAYLOAD_MAX_BYTES};
 use nova_store::{SecretVault, Store};
 use nova_vm::images::RuntimeCatalog;
-use nova_vm::{BootError, ExecError, ExecRequest, VmDriver};
+use nova_vm::{BootError, VmDriver};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
-
-/// Where the log lines of a call go while it runs, beside the record.
-pub type LogSink = mpsc::Sender<LogLine>;
-
-/// Log lines between a guest and a call's log.
-const LOG_LINES_IN_FLIGHT: usize = 64;
-
-/// How long the answer waits for log lines that are still on their way, and for a sink that does not
-/// read. All lines have arrived when the answer has, so that this is a limit, not a delay.
-const LOG_WAIT: Duration = Duration::from_secs(1);
 
 /// How long after a failed look at what is to be kept ready it is tried again.
 const KEEP_READY_RETRY: Duration = Duration::from_secs(5);
@@ -69,6 +59,8 @@ pub(crate) struct Shared {
     pub config: EngineConfig,
     pub metrics: Arc<Metrics>,
     pub recorder: Recorder,
+    /// What the payloads of all calls between arrival and answer take.
+    pub payload_bytes: AtomicU64,
     pool: Pool,
     directory: Directory,
     /// Calls between their arrival and their answer.
@@ -85,7 +77,9 @@ impl Executor {
             Directory::new(Arc::clone(&store), vault, catalog, pool.clone(), Arc::clone(&metrics));
         let recorder = Recorder::new(store);
         let calls = TaskTracker::new();
-        Self { shared: Arc::new(Shared { config, metrics, recorder, pool, directory, calls }) }
+        let payload_bytes = AtomicU64::new(0);
+        let shared = Shared { config, metrics, recorder, payload_bytes, pool, directory, calls };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Runs a call and returns the function's answer, good or bad. Dropping the future cancels the
@@ -105,7 +99,7 @@ impl Executor {
             }
         };
         let start = call.granted(&lease);
-        match run(&mut call, &mut lease, invocation, sink).await {
+        match exec::run(&mut call, &mut lease, invocation, sink).await {
             Ok(report) => Ok(call.answered(report, start)),
             Err(cause) => {
                 let function = lease.plan().name().clone();
@@ -124,10 +118,7 @@ impl Executor {
     ) -> Result<Lease, InvokeError> {
         let mut plan = self.shared.directory.plan(&invocation.function).await?;
         call.found(&plan);
-        let bytes = invocation.payload.get().len();
-        if bytes > PAYLOAD_MAX_BYTES {
-            return Err(InvokeError::PayloadTooLarge { bytes, limit: PAYLOAD_MAX_BYTES });
-        }
+        call.hold_payload(invocation.payload.get().len())?;
         let mut acquired = self.shared.pool.acquire(&invocation.function).await;
         if let Err(AcquireError::Unknown) = acquired {
             // It was deleted, or deleted and created anew, since its plan was looked up.
@@ -225,55 +216,4 @@ impl Executor {
         let written = self.shared.recorder.flush(FLUSH_MAX).await;
         DrainReport { calls_cut_off, records_written: answered && written }
     }
-}
-
-/// Runs the call in its VM, its log lines collected on the way.
-async fn run(
-    call: &mut Call<'_>,
-    lease: &mut Lease,
-    invocation: Invocation,
-    mut sink: Option<LogSink>,
-) -> Result<ExecReport, ExecError> {
-    let request = ExecRequest {
-        request_id: invocation.request_id,
-        attempt: invocation.attempt,
-        timeout_ms: lease.plan().timeout_ms(),
-        traceparent: invocation.traceparent,
-        input: invocation.payload,
-    };
-    let (events, mut lines) = mpsc::channel(LOG_LINES_IN_FLIGHT);
-    let mut collected = Box::pin(async {
-        while let Some(line) = lines.recv().await {
-            call.log(&line);
-            if let Some(open) = &sink {
-                // Whoever does not read loses the rest; the record has it all.
-                let read = timeout(LOG_WAIT, open.send(line)).await;
-                if !matches!(read, Ok(Ok(()))) {
-                    sink = None;
-                }
-            }
-        }
-    });
-    let report = {
-        let exec = lease.exec(request, events);
-        tokio::pin!(exec);
-        tokio::select! {
-            report = &mut exec => report,
-            // The guest has closed its log before it answered.
-            () = &mut collected => return exec.await,
-        }
-    };
-    if timeout(LOG_WAIT, &mut collected).await.is_err() {
-        // The sink reads too slowly. The record does without it; the lines are there already.
-        drop(collected);
-        let rest = async {
-            while let Some(line) = lines.recv().await {
-                call.log(&line);
-            }
-        };
-        if timeout(LOG_WAIT, rest).await.is_err() {
-            tracing::warn!(function = %lease.plan().name(), "the end of a call's log did not come");
-        }
-    }
-    report
 }

@@ -29,6 +29,7 @@ mod call;
 mod config;
 mod directory;
 mod error;
+mod exec;
 mod executor;
 mod metrics;
 mod plan;
@@ -39,7 +40,8 @@ mod stats;
 pub use call::error_code;
 pub use config::{BOOTS_MAX_PER_CPU, EngineConfig, IDLE_TTL, QUEUE_MAX_PER_FUNCTION};
 pub use error::{BootFailure, InvokeError, RETRY_AFTER_S, SetupError};
-pub use executor::{DrainReport, Executor, LogSink, Parts};
+pub use exec::LogSink;
+pub use executor::{DrainReport, Executor, Parts};
 pub use stats::{
     FunctionMetrics, HistogramSnapshot, MetricsSnapshot, Stats, Status, VmPhase, VmStats,
 };

@@ -9,24 +9,27 @@
 //!
 //! What surprises: a `Lease` may be made and dropped inside [`Pool::act`], when its caller left at
 //! the same moment; it is dropped after the lock is released, because dropping it takes the lock.
+mod acquire;
 mod lease;
 pub(crate) mod policy;
 mod ticker;
 mod vm;
 
+pub(crate) use acquire::AcquireError;
 pub(crate) use lease::{Lease, ms};
 
 use crate::metrics::Metrics;
 use crate::plan::Plan;
 use crate::{BootFailure, EngineConfig, Stats, VmStats};
+use acquire::Caller;
 use lease::Waited;
 use nova_domain::FunctionName;
 use nova_vm::{VmDriver, VmId};
-use policy::{Action, Event, Limits, PoolState, Refusal, Room, VmNumber, WaiterId};
+use policy::{Action, Event, Limits, PoolState, Room, VmNumber, WaiterId};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,23 +37,6 @@ use tokio_util::task::TaskTracker;
 /// How long a drain waits for VMs to be gone once calls and boots have been cut off. A driver's
 /// stop kills what does not end by itself, in a few seconds at worst.
 const STOP_MAX: Duration = Duration::from_secs(30);
-
-/// Why a caller gets no VM.
-#[derive(Debug)]
-pub(crate) enum AcquireError {
-    /// The pool does not know the function (any more).
-    Unknown,
-    /// As many as may wait do so already.
-    QueueFull { waiting: usize },
-    /// None became free in time.
-    TimedOut { waited: Duration },
-    /// One VM is more than the host has.
-    TooLarge { memory_mb: u64 },
-    /// The boot that was for this caller failed.
-    Boot(Arc<BootFailure>),
-    /// The pool ends.
-    Draining,
-}
 
 /// All VMs of this host. Cheap to clone.
 #[derive(Clone)]
@@ -81,14 +67,6 @@ struct Books {
     vms: HashMap<VmNumber, vm::Entry>,
     /// When the ticker will tick.
     next_tick: Option<policy::Millis>,
-}
-
-/// What a caller waits for.
-type Answer = oneshot::Receiver<Result<Lease, AcquireError>>;
-
-struct Caller {
-    answer: oneshot::Sender<Result<Lease, AcquireError>>,
-    arrived: Instant,
 }
 
 impl Pool {
@@ -136,27 +114,6 @@ impl Pool {
         let mut books = self.books();
         books.plans.remove(function);
         self.act(books, Event::Forgotten { function: function.clone() }, None);
-    }
-
-    /// A slot of a VM for one call. Waits as long as the function's timeout allows; dropping the
-    /// future gives the place in the queue up.
-    pub async fn acquire(&self, function: &FunctionName) -> Result<Lease, AcquireError> {
-        let (waiter, granted) = self.enqueue(function);
-        let leaving = Leaving { pool: self, function, waiter };
-        let granted = granted.await;
-        // Whoever has its answer has left the queue already.
-        std::mem::forget(leaving);
-        granted.unwrap_or(Err(AcquireError::Draining))
-    }
-
-    fn enqueue(&self, function: &FunctionName) -> (WaiterId, Answer) {
-        let (answer, granted) = oneshot::channel();
-        let mut books = self.books();
-        let waiter = WaiterId(books.next_waiter);
-        books.next_waiter += 1;
-        books.callers.insert(waiter, Caller { answer, arrived: Instant::now() });
-        self.act(books, Event::Acquire { function: function.clone(), waiter }, None);
-        (waiter, granted)
     }
 
     /// What there is now.
@@ -232,9 +189,7 @@ impl Pool {
                 }
                 Action::Refuse { waiter, why } => {
                     let Some(caller) = books.callers.remove(&waiter) else { continue };
-                    let refusal = refusal(why, &caller, failure.as_ref());
-                    // A caller who left needs no answer.
-                    let _ = caller.answer.send(Err(refusal));
+                    caller.refuse(why, failure.as_ref());
                 }
                 Action::Stop { vm } => {
                     if let Some(entry) = books.vms.get_mut(&vm) {
@@ -277,35 +232,6 @@ impl Pool {
         let plan = books.plans.get(&entry.function)?;
         let waited = Waited::new(caller.arrived, fresh.then_some(entry.boot_started));
         let lease = Lease::new(self.clone(), number, entry.guest()?, Arc::clone(plan), waited);
-        caller.answer.send(Ok(lease)).err().and_then(Result::ok)
-    }
-}
-
-fn refusal(why: Refusal, caller: &Caller, failure: Option<&Arc<BootFailure>>) -> AcquireError {
-    match why {
-        Refusal::Unknown => AcquireError::Unknown,
-        Refusal::QueueFull { waiting } => AcquireError::QueueFull { waiting },
-        Refusal::Expired => AcquireError::TimedOut { waited: caller.arrived.elapsed() },
-        Refusal::TooLarge { memory_mb } => AcquireError::TooLarge { memory_mb },
-        Refusal::Draining => AcquireError::Draining,
-        Refusal::BootFailed => {
-            AcquireError::Boot(failure.cloned().unwrap_or_else(|| Arc::new(BootFailure::GivenUp)))
-        }
-    }
-}
-
-/// A caller in the queue. Dropped without an answer, it leaves.
-struct Leaving<'a> {
-    pool: &'a Pool,
-    function: &'a FunctionName,
-    waiter: WaiterId,
-}
-
-impl Drop for Leaving<'_> {
-    fn drop(&mut self) {
-        let mut books = self.pool.books();
-        books.callers.remove(&self.waiter);
-        let event = Event::Cancelled { function: self.function.clone(), waiter: self.waiter };
-        self.pool.act(books, event, None);
+        caller.grant(lease)
     }
 }

@@ -24,11 +24,14 @@
 //! * A boot that fails fails the callers that it was for, so failures cannot loop; VMs kept ready
 //!   without callers are retried with growing delays.
 mod admission;
+#[cfg(test)]
+mod fairness_tests;
 mod lifecycle;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
 mod property_tests;
+mod retirement;
 #[cfg(test)]
 mod tests;
 mod types;

@@ -60,7 +60,11 @@ pub(super) async fn live(
     let guest: Guest = match boot(&pool, &plan, id.clone()).await {
         Ok(guest) => Arc::new(guest),
         Err(failure) => {
-            tracing::warn!(%function, vm = %id, error = %failure, "microVM did not boot");
+            match &failure {
+                // Known since the start, and what every caller is told.
+                BootFailure::Driver(BootError::Unavailable(_)) => {}
+                failure => tracing::warn!(%function, vm = %id, %failure, "microVM did not boot"),
+            }
             pool.inner.metrics.boots_failed.fetch_add(1, Ordering::Relaxed);
             gone(&pool, number, Event::BootFailed { vm: number }, Some(Arc::new(failure)));
             return;

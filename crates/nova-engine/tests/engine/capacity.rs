@@ -37,6 +37,30 @@ async fn a_call_waits_at_most_its_functions_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_payloads_of_all_waiting_calls_have_a_limit_together() {
+    let world = World::new();
+    world.put("f", |f| f.config.max_replicas = 1).await;
+    let running = world.spawn("f", json!({"ms": 1000}));
+    world.pass(200).await;
+    let payload = "x".repeat(6 * 1024 * 1024 - 2);
+    let waiting: Vec<_> = (0..86).map(|_| world.spawn("f", json!(payload))).collect();
+    world.pass(10).await;
+    let mut turned_away = 0;
+    for call in waiting {
+        match call.await.unwrap() {
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!((error.code(), error.retry_after_s().is_some()), ("saturated", true));
+                turned_away += 1;
+            }
+        }
+    }
+    assert_eq!(turned_away, 1, "85 payloads of 6 MiB fit 512 MiB");
+    running.await.unwrap().unwrap();
+    world.call("f", json!(payload)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn vms_and_their_memory_never_exceed_the_host() {
     let world = World::with_config(|config| config.memory_max_mb = 3 * VM_MB);
     for function in ["a", "b", "c", "d"] {

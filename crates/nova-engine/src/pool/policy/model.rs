@@ -53,6 +53,17 @@ pub(super) fn shape(revision: u32) -> Shape {
     }
 }
 
+/// That many callers, in order.
+pub(super) fn burst(world: &mut World, function: &str, callers: usize) -> Vec<WaiterId> {
+    (0..callers).map(|_| world.acquire(function)).collect()
+}
+
+/// Lets the oldest boot succeed.
+pub(super) fn boot_first(world: &mut World) {
+    let vm = world.at(GuestStage::Booting)[0];
+    world.booted(vm);
+}
+
 impl World {
     pub fn new(vms_max: u32) -> Self {
         Self::with_limits(Limits {
