@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 /// Connections at once. Each may hold one payload; more callers than this wait in the kernel's queue.
@@ -25,14 +26,34 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause after an accept that failed: out of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until `stop` is cancelled and then closes the listener. What it returns ends the connections
-/// that are left, each after the answer it is working on.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    stop: CancellationToken,
-) -> GracefulShutdown {
-    let connections = GracefulShutdown::new();
+/// Connections that are left when nothing more is accepted.
+pub struct Connections {
+    graceful: GracefulShutdown,
+    tasks: TaskTracker,
+    cut: CancellationToken,
+}
+
+impl Connections {
+    fn new() -> Self {
+        let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
+        Self { graceful: GracefulShutdown::new(), tasks, cut }
+    }
+
+    /// Ends each connection after the answer it is working on; after `within` all that are left are
+    /// cut, and how many that were is returned. Nothing of them is left then.
+    pub async fn end(self, within: Duration) -> usize {
+        self.tasks.close();
+        let answered = tokio::time::timeout(within, self.graceful.shutdown()).await.is_ok();
+        let left = if answered { 0 } else { self.tasks.len() };
+        self.cut.cancel();
+        self.tasks.wait().await;
+        left
+    }
+}
+
+/// Serves until `stop` is cancelled and then closes the listener.
+pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> Connections {
+    let connections = Connections::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let service = router.map_request(|request: Request<Incoming>| request.map(Body::new));
     let mut server = http1::Builder::new();
@@ -61,11 +82,15 @@ pub async fn serve(
         }
         let service = TowerToHyperService::new(service.clone());
         let connection = server.serve_connection(TokioIo::new(stream), service);
-        let connection = connections.watch(connection);
-        tokio::spawn(async move {
+        let connection = connections.graceful.watch(connection);
+        let cut = connections.cut.clone();
+        connections.tasks.spawn(async move {
             let _place = place;
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection broke");
+            tokio::select! {
+                () = cut.cancelled() => {}
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection broke");
+                },
             }
         });
     }
@@ -140,9 +165,31 @@ mod tests {
         let connections = serving.await.unwrap();
         assert!(TcpStream::connect(address).await.is_err(), "the listener is closed");
         leave.notify_one();
-        connections.shutdown().await;
+        assert_eq!(connections.end(Duration::MAX).await, 0);
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         assert!(answer.ends_with("answer"), "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_ends_is_cut_in_the_end() {
+        let entered = Arc::new(Notify::new());
+        let inside = entered.clone();
+        let handler = move || {
+            inside.notify_one();
+            std::future::pending::<()>()
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let router = Router::new().route("/", post(handler));
+        let serving = tokio::spawn(serve(listener, router, stop.clone()));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        entered.notified().await;
+        stop.cancel();
+        assert_eq!(serving.await.unwrap().end(Duration::from_secs(5)).await, 1);
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "the connection is closed");
     }
 }

@@ -4,7 +4,7 @@
 //! Keys are kept in memory once seen, so that a warm call makes no query. Everything fails closed: no
 //! key, a malformed, unknown or expired one, or a store that does not answer means no.
 use super::Api;
-use super::problem::{Code, Problem};
+use super::problem::{ErrorCode, Problem};
 use axum::extract::{RawPathParams, Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
@@ -63,7 +63,7 @@ impl Caller {
             return Ok(());
         }
         let detail = format!("this key is not for function {function}; use one that lists it");
-        Err(Problem::new(Code::Forbidden, detail))
+        Err(Problem::new(ErrorCode::Forbidden, detail))
     }
 }
 
@@ -130,8 +130,9 @@ async fn authorize(
     function: Option<&str>,
 ) -> Result<Caller, Problem> {
     let text = presented(headers)?;
-    let wrong =
-        || Problem::new(Code::Unauthenticated, "the API key is not known here, or has expired");
+    let wrong = || {
+        Problem::new(ErrorCode::Unauthenticated, "the API key is not known here, or has expired")
+    };
     let key = api.keys.find(text.id()).await?.ok_or_else(wrong)?;
     let expired = key.expires_at.is_some_and(|end| end <= Utc::now());
     if !text.opens(&key) || expired {
@@ -144,7 +145,7 @@ async fn authorize(
             key.id,
             role_name(key.role)
         );
-        return Err(Problem::new(Code::Forbidden, detail));
+        return Err(Problem::new(ErrorCode::Forbidden, detail));
     }
     let caller = Caller { key: Some(key) };
     match (scope, caller.limited_to()) {
@@ -153,12 +154,12 @@ async fn authorize(
             let named = function.and_then(|name| functions.iter().find(|f| f.as_str() == name));
             if named.is_none() {
                 let detail = "this key is limited to other functions";
-                return Err(Problem::new(Code::Forbidden, detail));
+                return Err(Problem::new(ErrorCode::Forbidden, detail));
             }
         }
         (Scope::AllFunctions, Some(_)) => {
             let detail = "this concerns all functions, and the key is limited to some";
-            return Err(Problem::new(Code::Forbidden, detail));
+            return Err(Problem::new(ErrorCode::Forbidden, detail));
         }
     }
     Ok(caller)
@@ -174,9 +175,10 @@ fn presented(headers: &HeaderMap) -> Result<ApiKeyText, Problem> {
     let Some(text) = bearer.or(plain) else {
         let detail = "send a key as `Authorization: Bearer nova_...` or `X-API-Key: nova_...`; \
                       the first one is in <data-dir>/admin.key";
-        return Err(Problem::new(Code::Unauthenticated, detail));
+        return Err(Problem::new(ErrorCode::Unauthenticated, detail));
     };
-    ApiKeyText::parse(text).map_err(|error| Problem::new(Code::Unauthenticated, error.to_string()))
+    ApiKeyText::parse(text)
+        .map_err(|error| Problem::new(ErrorCode::Unauthenticated, error.to_string()))
 }
 
 fn role_name(role: Role) -> &'static str {

@@ -3,7 +3,7 @@
 //! A body over its limit is answered 413 without being stored. What the client is still sending is
 //! read and thrown away first, up to a bound: a client that only writes before it reads would
 //! otherwise see a reset connection instead of the answer.
-use super::problem::{Code, Problem};
+use super::problem::{ErrorCode, Problem};
 use crate::suggest::nearest;
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
@@ -29,7 +29,7 @@ pub struct Limit {
     /// What the body is, for the error.
     pub what: &'static str,
     /// The code of the error.
-    pub code: Code,
+    pub code: ErrorCode,
 }
 
 /// Reads a whole body, or refuses it.
@@ -60,7 +60,7 @@ async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Problem> {
         let frame = tokio::time::timeout(PIECE_TIMEOUT, body.frame()).await.map_err(|_| {
             let detail =
                 format!("nothing arrived for {} s; send it again", PIECE_TIMEOUT.as_secs());
-            Problem::new(Code::RequestTimeout, detail)
+            Problem::new(ErrorCode::RequestTimeout, detail)
         })?;
         match frame {
             None => return Ok(None),
@@ -71,7 +71,7 @@ async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Problem> {
             }
             Some(Err(error)) => {
                 let detail = format!("the body broke off: {error}");
-                return Err(Problem::new(Code::BadRequest, detail));
+                return Err(Problem::new(ErrorCode::BadRequest, detail));
             }
         }
     }
@@ -104,14 +104,14 @@ pub fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         .map_err(|error| json_problem(&error.path().to_string(), error.inner()))?;
     deserializer.end().map_err(|error| {
         let detail = format!("{error}; send one JSON value and nothing behind it");
-        Problem::new(Code::InvalidJson, detail)
+        Problem::new(ErrorCode::InvalidJson, detail)
     })?;
     Ok(value)
 }
 
 fn json_problem(path: &str, error: &serde_json::Error) -> Problem {
     if !error.is_data() {
-        return Problem::new(Code::InvalidJson, format!("{error}; send one JSON object"));
+        return Problem::new(ErrorCode::InvalidJson, format!("{error}; send one JSON object"));
     }
     let text = error.to_string();
     match unknown_name(&text, "unknown field ") {
@@ -126,7 +126,7 @@ fn json_problem(path: &str, error: &serde_json::Error) -> Problem {
                 None => format!("known are: {}", known.join(", ")),
             };
             let error = InvalidField::new(field, "no such field", hint);
-            Problem::fields(Code::UnknownField, vec![error])
+            Problem::fields(ErrorCode::UnknownField, vec![error])
         }
         None => {
             let field = if path == "." { "body" } else { path };
@@ -169,8 +169,7 @@ mod tests {
     }
 
     fn refusal(text: &str) -> serde_json::Value {
-        let problem = json::<Outer>(text.as_bytes()).unwrap_err();
-        serde_json::to_value(&problem).unwrap()
+        json::<Outer>(text.as_bytes()).unwrap_err().json()
     }
 
     #[test]

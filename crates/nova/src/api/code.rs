@@ -5,7 +5,7 @@ use super::body::{self, Limit};
 use super::function_body::{CodeBody, FunctionView, Upload};
 use super::functions;
 use super::path::FunctionPath;
-use super::problem::{Code, Problem};
+use super::problem::{ErrorCode, Problem};
 use super::{Api, to_the_end};
 use crate::pack;
 use axum::extract::{Request, State};
@@ -21,7 +21,7 @@ pub const CODE_JOBS: usize = 2;
 
 /// An archive sent as it is.
 const UPLOAD_LIMIT: Limit =
-    Limit { bytes: UPLOAD_MAX_BYTES, what: "the archive", code: Code::CodeTooLarge };
+    Limit { bytes: UPLOAD_MAX_BYTES, what: "the archive", code: ErrorCode::CodeTooLarge };
 
 /// `GET /functions/{name}/code`: the canonical archive, a tar.
 pub async fn get(
@@ -139,8 +139,8 @@ mod tests {
         let check = |path: &Path| allowed_path(&allowed, path.to_str().unwrap());
         assert_eq!(check(&inside).unwrap(), inside);
         for path in [outside.clone(), inside.join("link"), inside.join("../secret")] {
-            assert_eq!(check(&path).unwrap_err().code(), Code::InvalidField, "{path:?}");
+            assert_eq!(check(&path).unwrap_err().code(), ErrorCode::InvalidField, "{path:?}");
         }
-        assert_eq!(allowed_path(&[], "/etc").unwrap_err().code(), Code::InvalidField);
+        assert_eq!(allowed_path(&[], "/etc").unwrap_err().code(), ErrorCode::InvalidField);
     }
 }

@@ -8,7 +8,7 @@ use super::body::{self, Limit};
 use super::code;
 use super::function_body::{FunctionBody, FunctionView};
 use super::path::{FunctionPath, PageQuery, Paged, query};
-use super::problem::{Code, Problem};
+use super::problem::{ErrorCode, Problem};
 use super::runtimes;
 use super::{Api, to_the_end};
 use axum::extract::{Extension, Request, State};
@@ -27,7 +27,7 @@ use uuid::Uuid;
 const BODY_LIMIT: Limit = Limit {
     bytes: UPLOAD_MAX_BYTES / 3 * 4 + 512 * 1024,
     what: "the body",
-    code: Code::PayloadTooLarge,
+    code: ErrorCode::PayloadTooLarge,
 };
 /// How often a change is tried again when somebody else changed the function in between.
 const CHANGE_ATTEMPTS: u32 = 5;
@@ -55,7 +55,7 @@ async fn create_from(
     let runtime = runtime.ok_or_else(|| missing("runtime", "`nova runtime list` shows them"))?;
     let mut config = FunctionConfig::new(RuntimeId::parse(runtime)?);
     let (code, code_path) = (body.code.take(), body.code_path.take());
-    body.apply(&mut config).map_err(|errors| Problem::fields(Code::InvalidField, errors))?;
+    body.apply(&mut config).map_err(|errors| Problem::fields(ErrorCode::InvalidField, errors))?;
     check_references(api, &name, &config).await?;
     if api.store.function(&name).await?.is_some() {
         return Err(exists(&name));
@@ -139,7 +139,7 @@ async fn update_from(
     let code_hash = code::store_given(api, code, code_path, &handler).await?;
     let function = change(api, name, |function| {
         let applied = body.clone().apply(&mut function.config);
-        applied.map_err(|errors| Problem::fields(Code::InvalidField, errors))?;
+        applied.map_err(|errors| Problem::fields(ErrorCode::InvalidField, errors))?;
         if let Some(hash) = &code_hash {
             function.code_hash = hash.clone();
         }
@@ -199,18 +199,18 @@ pub async fn change(
         return Ok(after);
     }
     let detail = format!("function {name} is being changed by others; try again");
-    Err(Problem::new(Code::Conflict, detail))
+    Err(Problem::new(ErrorCode::Conflict, detail))
 }
 
 /// 404 for a function.
 pub fn not_found(name: &FunctionName) -> Problem {
     let detail = format!("function {name} does not exist; `nova list` shows those that do");
-    Problem::new(Code::FunctionNotFound, detail)
+    Problem::new(ErrorCode::FunctionNotFound, detail)
 }
 
 fn exists(name: &FunctionName) -> Problem {
     let detail = format!("function {name} exists already; change it with `nova update {name}`");
-    Problem::new(Code::FunctionExists, detail)
+    Problem::new(ErrorCode::FunctionExists, detail)
 }
 
 async fn read_body(request: Request) -> Result<FunctionBody, Problem> {

@@ -1,6 +1,6 @@
 //! Which `Host` a request may name. A page in a browser can point a name of its own at 127.0.0.1 (DNS
 //! rebinding) and would then talk to the daemon; it cannot make the browser send another `Host`.
-use super::problem::{Code, Problem};
+use super::problem::{ErrorCode, Problem};
 use axum::extract::{Request, State};
 use axum::http::header;
 use axum::middleware::Next;
@@ -63,7 +63,7 @@ pub async fn check(
                     add the name to `allowed_hosts` in its configuration"
             .to_owned(),
     };
-    Problem::new(Code::HostNotAllowed, detail).into_response()
+    Problem::new(ErrorCode::HostNotAllowed, detail).into_response()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 use super::Api;
 use super::auth::Caller;
 use super::path::{Paged, RequestPath, page, query};
-use super::problem::{Code, Problem};
+use super::problem::{ErrorCode, Problem};
 use axum::extract::{Extension, Request, State};
 use axum::response::Json;
 use chrono::{DateTime, Utc};
@@ -61,7 +61,7 @@ pub async fn list(
         (None, Some([only])) => function = Some(only.clone()),
         (None, Some(_)) => {
             let detail = "this key is limited to some functions; name one with ?function=";
-            return Err(Problem::new(Code::Forbidden, detail));
+            return Err(Problem::new(ErrorCode::Forbidden, detail));
         }
         (None, None) => {}
     }
@@ -83,7 +83,7 @@ pub async fn get(
     let latest = attempts.into_iter().find(|record| caller.may_use(&record.function));
     latest.map(|record| Json(record.into())).ok_or_else(|| {
         let detail = format!("no call {id} is known; records appear within a second of the answer");
-        Problem::new(Code::InvocationNotFound, detail)
+        Problem::new(ErrorCode::InvocationNotFound, detail)
     })
 }
 

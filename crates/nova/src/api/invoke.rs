@@ -7,7 +7,7 @@
 use super::Api;
 use super::body::{self, Limit};
 use super::path::{FunctionPath, query};
-use super::problem::{Code, Problem, REQUEST_ID_HEADER};
+use super::problem::{ErrorCode, Problem, REQUEST_ID_HEADER};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 /// The payload itself; the frame to the guest has room for it and its envelope.
 const PAYLOAD_LIMIT: Limit =
-    Limit { bytes: PAYLOAD_MAX_BYTES, what: "the payload", code: Code::PayloadTooLarge };
+    Limit { bytes: PAYLOAD_MAX_BYTES, what: "the payload", code: ErrorCode::PayloadTooLarge };
 /// W3C trace context; version 00 has exactly this many characters.
 const TRACEPARENT_CHARS: usize = 55;
 /// Log lines on their way from the guest to an answer that shows them.
@@ -107,7 +107,7 @@ async fn read_payload(
     }
     serde_json::from_slice(&bytes).map_err(|error| {
         let detail = format!("the payload is not one JSON value: {error}");
-        Problem::new(Code::InvalidJson, detail)
+        Problem::new(ErrorCode::InvalidJson, detail)
     })
 }
 
@@ -136,7 +136,7 @@ fn answer(
         && error.kind == FunctionErrorKind::Timeout
     {
         let detail = format!("function {function}: {}", error.message);
-        return Err(Problem::new(Code::FunctionTimeout, detail).of_request(id));
+        return Err(Problem::new(ErrorCode::FunctionTimeout, detail).of_request(id));
     }
     let timing = server_timing(&outcome);
     let answer = InvokeAnswer {

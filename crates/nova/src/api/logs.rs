@@ -1,5 +1,6 @@
 //! `GET /functions/{name}/logs`: what a function wrote, newest last.
 use super::Api;
+use super::functions;
 use super::path::{FunctionPath, Paged, query};
 use super::problem::Problem;
 use axum::extract::{Request, State};
@@ -37,8 +38,8 @@ pub struct LogLineView {
     text: String,
 }
 
-/// `GET /functions/{name}/logs?tail=&request_id=&q=`. Lines outlive their function, so a function
-/// that was deleted, or never was, has an empty list or its old lines.
+/// `GET /functions/{name}/logs?tail=&request_id=&q=`. Lines outlive their function: 404 only where
+/// there is neither.
 pub async fn get(
     State(api): State<Arc<Api>>,
     FunctionPath(function): FunctionPath,
@@ -61,6 +62,9 @@ pub async fn get(
         tail,
     };
     let lines = api.store.logs(&filter).await?;
+    if lines.is_empty() {
+        functions::find(&api, &filter.function).await?;
+    }
     Ok(Json(Paged::whole(lines.into_iter().map(LogLineView::from).collect())))
 }
 

@@ -9,6 +9,7 @@
 mod auth;
 mod body;
 mod code;
+mod code_list;
 mod function_body;
 mod functions;
 mod health;
@@ -42,7 +43,7 @@ pub use invoke::CLI_USER_AGENT_PREFIX;
 use nova_engine::Executor;
 use nova_store::{Blobs, Role, SecretVault, Store};
 use nova_vm::images::RuntimeCatalog;
-use problem::{Code, Problem};
+use problem::{ErrorCode, Problem};
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -175,19 +176,19 @@ async fn to_the_end<T: Send + 'static>(
 
 async fn no_route(request: Request) -> Problem {
     let path: String = request.uri().path().chars().take(100).collect();
-    Problem::new(Code::RouteNotFound, format!("there is nothing at {path}"))
+    Problem::new(ErrorCode::RouteNotFound, format!("there is nothing at {path}"))
 }
 
 async fn wrong_method(request: Request) -> Problem {
     let detail = format!("{} is not possible here; see `Allow`", request.method());
-    Problem::new(Code::MethodNotAllowed, detail)
+    Problem::new(ErrorCode::MethodNotAllowed, detail)
 }
 
 /// A bug in a handler costs its own request, not the connection.
 async fn catch_panic(request: Request, next: Next) -> Response {
     match AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,
-        Err(_) => Problem::new(Code::Internal, "a handler failed; the daemon's log says more")
+        Err(_) => Problem::new(ErrorCode::Internal, "a handler failed; the daemon's log says more")
             .into_response(),
     }
 }

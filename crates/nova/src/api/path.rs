@@ -1,6 +1,6 @@
 //! Names in paths and parameters in queries, parsed and refused like the fields of a body.
 use super::body::unknown_name;
-use super::problem::{Code, Problem};
+use super::problem::{ErrorCode, Problem};
 use crate::suggest::nearest;
 use axum::extract::{FromRequestParts, Query, RawPathParams};
 use axum::http::Uri;
@@ -58,9 +58,9 @@ async fn segment<S: Send + Sync>(
 ) -> Result<String, Problem> {
     let params = RawPathParams::from_request_parts(parts, state)
         .await
-        .map_err(|error| Problem::new(Code::BadRequest, error.body_text()))?;
+        .map_err(|error| Problem::new(ErrorCode::BadRequest, error.body_text()))?;
     let value = params.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned());
-    value.ok_or_else(|| Problem::new(Code::RouteNotFound, format!("the path names no {name}")))
+    value.ok_or_else(|| Problem::new(ErrorCode::RouteNotFound, format!("the path names no {name}")))
 }
 
 /// Reads a query strictly.
@@ -74,7 +74,7 @@ pub fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
                     None => format!("known are: {}", known.join(", ")),
                 };
                 let error = InvalidField::new(name, "no such query parameter", hint);
-                Problem::fields(Code::UnknownField, vec![error])
+                Problem::fields(ErrorCode::UnknownField, vec![error])
             }
             None => {
                 let text = text.trim_start_matches("Failed to deserialize query string: ");

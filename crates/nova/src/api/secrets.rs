@@ -1,7 +1,7 @@
 //! `/secrets`: values go in and never come out; only who may use them is shown.
 use super::body::{self, Limit};
 use super::path::{Paged, SecretPath};
-use super::problem::{Code, Problem};
+use super::problem::{ErrorCode, Problem};
 use super::{Api, to_the_end};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// A value of 64 KiB in which every byte is escaped (six for one), and the list of functions.
 const BODY_LIMIT: Limit =
-    Limit { bytes: 512 * 1024, what: "the body", code: Code::PayloadTooLarge };
+    Limit { bytes: 512 * 1024, what: "the body", code: ErrorCode::PayloadTooLarge };
 /// Most functions that one secret lists.
 const FUNCTIONS_MAX: usize = 500;
 /// How often a value is set again when somebody else set one in between.

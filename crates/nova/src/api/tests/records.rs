@@ -25,7 +25,7 @@ async fn calls_are_remembered_newest_first() {
     let of_one = fixture.get("/invocations?function=hello").await.json();
     assert_eq!(ids(&of_one), [bad.clone(), good.clone()]);
     let failed = fixture.get("/invocations?function=hello&failed=true").await.json();
-    assert_eq!(ids(&failed), [bad.clone()]);
+    assert_eq!(ids(&failed), [bad]);
     assert_eq!(failed["items"][0]["error"]["code"], "function_exited");
 
     let path = format!("/invocations/{}", good.as_str().unwrap());
@@ -74,6 +74,8 @@ async fn logs_can_be_searched() {
     {
         assert_eq!(fixture.get(&format!("{path}?{query}")).await.problem().2, field, "{query}");
     }
+    let unknown = fixture.get("/functions/nothing/logs").await;
+    assert_eq!(unknown.problem().1, "function_not_found");
 }
 
 #[tokio::test]

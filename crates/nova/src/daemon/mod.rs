@@ -7,25 +7,23 @@
 //! ```
 //! The listener is bound early, so that a port in use is found before anything is made on the host, and
 //! served late, so that nobody is answered before everything is there.
-use crate::agent;
-use crate::api::{self, AllowedHosts, Api, Backend, CODE_JOBS, KeyRing, Settings};
+mod host_setup;
+
+use crate::api::{self, AllowedHosts, Api, CODE_JOBS, KeyRing, Settings};
 use crate::cli::DaemonArgs;
 use crate::config::{Config, LogFormat, RawConfig};
 use crate::data_dir::DataDir;
-use crate::serve;
+use crate::serve::{self, Connections};
 use anyhow::Context;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
-use hyper_util::server::graceful::GracefulShutdown;
 use nova_domain::CodeHash;
-use nova_engine::{EngineConfig, Executor, Parts};
+use nova_engine::{Executor, Parts};
 use nova_store::{Blobs, DirectoryBlobs, MasterKey, SecretVault, SqlStore, Store};
 use nova_vm::CodeSource;
-use nova_vm::backend::Chosen;
-use nova_vm::host::{Host, HostConfig};
-use nova_vm::images::Artifacts;
-use std::io::{self, IsTerminal};
+use nova_vm::host::Host;
+use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +35,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+pub use host_setup::artifacts;
+use host_setup::{backend, engine_config, host_config, report};
+
 /// The database, in the data directory.
 pub const DATABASE_FILE: &str = "nova.db";
 /// Time for the last answers to be written when their calls have ended.
@@ -47,8 +48,6 @@ const RECORDS_KEPT: TimeDelta = TimeDelta::days(30);
 const FORGET_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// What is logged unless `RUST_LOG` says otherwise: of the database only what is wrong.
 const LOG_FILTER: &str = "info,sqlx=warn,sea_orm_migration=warn";
-/// The part of the host's memory that VMs may take; the rest is for the host itself.
-const VM_MEMORY_PERCENT: u64 = 80;
 
 /// `nova daemon`
 pub async fn main(args: DaemonArgs, data_dir: Option<PathBuf>) -> anyhow::Result<ExitCode> {
@@ -149,6 +148,7 @@ impl Starting {
             SecretVault::new(store.clone(), MasterKey::load_or_create(&config.master_key_file)?);
         let blobs = open_blobs(config, store.as_ref()).await?;
         let first_key = directory.first_key(store.as_ref()).await?;
+        let engine = engine_config(config)?;
         let host = Host::start(host_config(config), Arc::new(BlobSource(blobs.clone()))).await?;
         let backend = backend(&host);
         report(&host, &backend);
@@ -157,7 +157,7 @@ impl Starting {
             store: store.clone(),
             vault: vault.clone(),
             catalog: host.catalog(),
-            config: engine_config(config)?,
+            config: engine,
         });
         let draining = CancellationToken::new();
         let forgetting = tokio::spawn(forget_old_records(store.clone()));
@@ -178,14 +178,20 @@ impl Starting {
             draining: draining.clone(),
         }));
         let url = format!("http://{}", reachable(address));
-        directory.announce(&url)?;
+        if let Err(error) = directory.announce(&url) {
+            tracing::warn!(%error, "the command line has to be told the address with --url");
+        }
         tracing::info!(%url, data_dir = %config.data_dir.display(), "serving");
         if config.insecure_no_auth {
             tracing::warn!("no keys are asked for: every user of this host may do everything");
         }
         if let Some(key) = first_key {
-            println!("API key (shown once; also in {}/admin.key):", config.data_dir.display());
-            println!("{}", key.reveal());
+            let place = config.data_dir.display();
+            let shown =
+                format!("API key (shown once; also in {place}/admin.key):\n{}", key.reveal());
+            if let Err(error) = writeln!(io::stdout(), "{shown}") {
+                tracing::warn!(%error, "the first key could not be shown; it is in admin.key");
+            }
         }
         let daemon = Daemon { executor, draining, forgetting, host, _directory: directory };
         Ok(Self { daemon, listener, router })
@@ -194,7 +200,7 @@ impl Starting {
 
 impl Daemon {
     /// Ends calls in flight, waiting for them up to `within`; another signal ends the waiting.
-    async fn drain(self, connections: GracefulShutdown, signals: &mut Signals, within: Duration) {
+    async fn drain(self, connections: Connections, signals: &mut Signals, within: Duration) {
         let report = tokio::select! {
             report = self.executor.drain(within) => report,
             () = signals.next() => {
@@ -206,8 +212,9 @@ impl Daemon {
             let (cut_off, written) = (report.calls_cut_off, report.records_written);
             tracing::warn!(calls_cut_off = cut_off, records_written = written, "drained");
         }
-        if tokio::time::timeout(ANSWERS_TIMEOUT, connections.shutdown()).await.is_err() {
-            tracing::warn!("some clients did not take their answer");
+        let left = connections.end(ANSWERS_TIMEOUT).await;
+        if left > 0 {
+            tracing::warn!(left, "clients that did not take their answer were cut off");
         }
         self.forgetting.abort();
         drop(self.executor);
@@ -237,74 +244,6 @@ async fn open_blobs(config: &Config, store: &dyn Store) -> anyhow::Result<Arc<dy
         tracing::info!(removed, "code that no function uses was removed");
     }
     Ok(Arc::new(blobs))
-}
-
-/// Where images, kernel and Firecracker are.
-pub fn artifacts(config: &Config) -> Artifacts {
-    let Config { data_dir, artifacts, firecracker_dir, .. } = config;
-    Artifacts::new(data_dir, artifacts.clone(), firecracker_dir.clone())
-}
-
-fn host_config(config: &Config) -> HostConfig {
-    HostConfig {
-        data_dir: config.data_dir.clone(),
-        backend: config.backend,
-        artifacts: artifacts(config),
-        agent: agent::PROGRAM,
-        network_range: config.network_range,
-        resolvers: config.resolvers.clone(),
-        oci_runtime: config.oci_runtime.clone(),
-        probe_timeout: config.probe_timeout,
-        boot_timeout: config.boot_timeout,
-    }
-}
-
-fn backend(host: &Host) -> Backend {
-    let choice = host.choice();
-    let (name, reason) = match choice.backend {
-        Chosen::Firecracker => ("firecracker", "each call runs in a microVM of its own"),
-        Chosen::Container => ("container", "functions run in containers"),
-        Chosen::None => ("none", "no functions are run, as chosen"),
-    };
-    let warnings: Vec<String> = choice.warning.iter().cloned().collect();
-    Backend { name, reason: warnings.first().map_or(reason, String::as_str).to_owned(), warnings }
-}
-
-fn report(host: &Host, backend: &Backend) {
-    let leftovers = host.leftovers();
-    if !leftovers.removed.is_empty() {
-        let removed = leftovers.removed.join(", ");
-        tracing::warn!(removed, "the run before did not end cleanly; its remains were removed");
-    }
-    for failed in &leftovers.failed {
-        tracing::error!(failed, "remains of the run before could not be removed");
-    }
-    tracing::info!(backend = backend.name, "backend chosen");
-    for warning in &backend.warnings {
-        tracing::warn!("{warning}");
-    }
-}
-
-fn engine_config(config: &Config) -> anyhow::Result<EngineConfig> {
-    let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let memory = match config.memory_max_mb {
-        Some(memory) => memory,
-        None => host_memory_mb()? * VM_MEMORY_PERCENT / 100,
-    };
-    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
-    let mut engine = EngineConfig::new(node, memory, cpus);
-    engine.idle_ttl = config.idle_ttl;
-    if let Some(vms_max) = config.vms_max {
-        engine.vms_max = vms_max;
-    }
-    Ok(engine)
-}
-
-fn host_memory_mb() -> anyhow::Result<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib = total.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kib.map(|kib| kib / 1024).context("/proc/meminfo does not say how much memory there is")
 }
 
 async fn forget_old_records(store: Arc<dyn Store>) {
