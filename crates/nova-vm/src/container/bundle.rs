@@ -16,6 +16,7 @@
 //! would put the move into the function's group out of its reach (`nsdelegate`).
 use super::seccomp;
 use nova_proto::{CgroupSetup, OomCounter};
+use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
 use std::io;
 use std::net::Ipv4Addr;
@@ -41,6 +42,8 @@ const RUN_MB: u32 = 64;
 const SHM_MB: u32 = 64;
 /// Files and directories on one tmpfs. Each costs kernel memory of the function's cgroup.
 const TMPFS_INODES: u32 = 100_000;
+/// Open files of a process, the same as in a microVM.
+const OPEN_FILES_MAX: u64 = 65_536;
 /// Under global memory pressure the kernel shall choose a guest before the daemon (0).
 const OOM_SCORE_ADJ: i32 = 500;
 
@@ -118,6 +121,9 @@ impl Bundle<'_> {
 
     /// The configuration for the OCI runtime.
     fn config(&self) -> Value {
+        // No more than the daemon's own: raising it needs a right that the daemon may not have.
+        let host_max = getrlimit(Resource::Nofile).maximum.unwrap_or(OPEN_FILES_MAX);
+        let open_files = OPEN_FILES_MAX.min(host_max);
         let agent_memory =
             (AGENT_MEMORY_MB + AGENT_MEMORY_PER_CALL_MB * u64::from(self.concurrency)) << 20;
         let capabilities = json!(["CAP_SETUID", "CAP_SETGID", "CAP_KILL"]);
@@ -138,8 +144,11 @@ impl Bundle<'_> {
                 },
                 "noNewPrivileges": true,
                 "oomScoreAdj": OOM_SCORE_ADJ,
-                // No core files: they would hold other calls' data, and fill the disk.
-                "rlimits": [{"type": "RLIMIT_CORE", "hard": 0, "soft": 0}],
+                "rlimits": [
+                    // No core files: they would hold other calls' data, and fill the disk.
+                    {"type": "RLIMIT_CORE", "hard": 0, "soft": 0},
+                    {"type": "RLIMIT_NOFILE", "hard": open_files, "soft": open_files},
+                ],
             },
             "mounts": self.mounts(),
             "linux": {
