@@ -4,6 +4,7 @@
 //! checks. So a file that the function's user is to own is made *as* that user, with the thread's
 //! filesystem ids; that works in a microVM just as well.
 use crate::child::FUNCTION_ID;
+use crate::console::say;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use nova_proto::SecretFile;
@@ -93,7 +94,7 @@ pub fn empty_temporary() {
             let removed =
                 if is_directory { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             if let Err(error) = removed {
-                eprintln!("nova-agent: cannot remove {}: {error}", path.display());
+                say(format_args!("cannot remove {}: {error}", path.display()));
             }
         }
     });
@@ -132,7 +133,7 @@ impl InputFile {
 impl Drop for InputFile {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
-            eprintln!("nova-agent: cannot remove {}: {error}", self.path);
+            say(format_args!("cannot remove {}: {error}", self.path));
         }
     }
 }

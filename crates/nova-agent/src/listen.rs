@@ -1,4 +1,5 @@
 //! Where the host comes in: vsock in a microVM, a Unix socket in a container. Nobody else does.
+use crate::console::say;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, VsockAddr, bind, getpeername, getsockopt, listen,
     socket, sockopt::PeerCredentials,
@@ -60,7 +61,7 @@ impl Listener {
             };
             match accepted {
                 Ok(stream) => return Ok(stream),
-                Err(peer) => eprintln!("nova-agent: refused a connection from {peer}"),
+                Err(peer) => say(format_args!("refused a connection from {peer}")),
             }
         }
     }

@@ -21,6 +21,7 @@ mod boot;
 mod call;
 mod cgroup;
 mod child;
+mod console;
 mod event;
 mod files;
 mod function_process;
@@ -43,6 +44,7 @@ mod server;
 mod session;
 mod set_up;
 
+use console::say;
 use listen::Listener;
 use place::Place;
 use reaper::Reaper;
@@ -55,17 +57,18 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     if std::process::id() != 1 {
-        eprintln!(
-            "nova-agent: runs as PID 1 of a microVM or a container only, for it kills all others"
-        );
+        say(format_args!(
+            "runs as PID 1 of a microVM or a container only, for it kills all others"
+        ));
         return ExitCode::from(2);
     }
+    console::report_panics();
     return_large_buffers();
     let (place, listener) = match words[..] {
         [] => (Place::MicroVm, boot::prepare().and_then(|()| listening(Listener::vsock()))),
         ["--socket", path] => (Place::Container, listening(Listener::unix(Path::new(path)))),
         _ => {
-            eprintln!("usage: nova-agent [--socket PATH]");
+            say(format_args!("usage: nova-agent [--socket PATH]"));
             return ExitCode::from(2);
         }
     };
@@ -73,7 +76,7 @@ fn main() -> ExitCode {
         Ok((listener, reaper)) => Server::new(place, reaper).serve(&listener),
         Err(error) => error,
     };
-    eprintln!("nova-agent: {error}");
+    say(format_args!("{error}"));
     place.power_off()
 }
 

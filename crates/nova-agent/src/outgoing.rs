@@ -7,6 +7,7 @@
 //!
 //! A frame that finds nothing before it is sent by whoever has it, as far as the socket takes it at once:
 //! waking another thread for it would be a third of a warm call's time.
+use crate::console::say;
 use nix::sys::socket::{MsgFlags, send};
 use nova_proto::{FunctionError, FunctionErrorKind, Message, Reply};
 use std::collections::VecDeque;
@@ -52,7 +53,7 @@ impl Outgoing {
         let Some(frame) = encode(id, Message::Resp(reply)) else { return };
         let mut state = self.lock();
         if state.control.len() >= CONTROL_MAX_FRAMES {
-            eprintln!("nova-agent: the host reads no answers; closing its connection");
+            say(format_args!("the host reads no answers; closing its connection"));
             drop(state);
             return self.close();
         }
@@ -186,7 +187,7 @@ fn encode(id: u64, message: Message) -> Option<Vec<u8>> {
     let message = match message.encode(id) {
         Ok(frame) => return Some(frame),
         Err(error) => {
-            eprintln!("nova-agent: a message of type {} cannot be sent: {error}", message.kind());
+            say(format_args!("a message of type {} cannot be sent: {error}", message.kind()));
             message
         }
     };

@@ -1,4 +1,5 @@
 //! Where the agent runs, and what differs by it: a machine of its own, or a container.
+use crate::console::say;
 use crate::identity;
 use nix::sys::reboot::{RebootMode, reboot};
 use nova_proto::Reconfigure;
@@ -35,7 +36,7 @@ impl Place {
             nix::unistd::sync();
             // Firecracker has no power switch; it ends when its guest resets (`reboot=k`).
             let Err(error) = reboot(RebootMode::RB_AUTOBOOT);
-            eprintln!("nova-agent: cannot reset the machine: {error}");
+            say(format_args!("cannot reset the machine: {error}"));
         }
         // In a container the kernel ends everything else with PID 1; in a microVM it panics, and resets.
         std::process::exit(0)

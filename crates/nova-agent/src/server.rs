@@ -3,6 +3,7 @@
 //! One connection counts at a time, the latest: after a snapshot restore the old one is dead without
 //! knowing it. Losing a connection cancels its calls, for nobody waits for them; the machine lives on.
 use crate::call::{Call, CancelHandle};
+use crate::console::say;
 use crate::event::Event;
 use crate::listen::Listener;
 use crate::machine::Machine;
@@ -43,6 +44,9 @@ pub struct Server {
     runner: OnceLock<Runner>,
 }
 
+/// Where a connection's answers go, and the thread that reads from it.
+type Connection = (Arc<Outgoing>, JoinHandle<()>);
+
 /// How calls are run, known from Init on.
 enum Runner {
     Process(Arc<Machine>),
@@ -64,33 +68,36 @@ impl Server {
 
     /// Takes connections for ever; the process ends by Stop.
     pub fn serve(self: Arc<Self>, listener: &Listener) -> ! {
-        let mut current: Option<(Arc<Outgoing>, JoinHandle<()>)> = None;
+        let mut current = None;
         loop {
-            match listener.accept() {
-                Ok(stream) => {
-                    if let Some((outgoing, reader)) = current.take() {
-                        outgoing.close();
-                        // Its panics are caught inside.
-                        let _ = reader.join();
-                    }
-                    match self.clone().connect(stream) {
-                        Ok(connection) => current = Some(connection),
-                        Err(error) => eprintln!("nova-agent: cannot serve a connection: {error}"),
-                    }
-                }
-                Err(error) => {
-                    eprintln!("nova-agent: cannot accept a connection: {error}");
-                    std::thread::sleep(ACCEPT_RETRY);
-                }
+            // This is PID 1's own thread: a bug here costs a connection, not the guest.
+            let accept = AssertUnwindSafe(|| self.accept(listener, &mut current));
+            let _ = catch_unwind(accept);
+        }
+    }
+
+    /// Takes one connection, in place of the one before.
+    fn accept(self: &Arc<Self>, listener: &Listener, current: &mut Option<Connection>) {
+        let stream = match listener.accept() {
+            Ok(stream) => stream,
+            Err(error) => {
+                say(format_args!("cannot accept a connection: {error}"));
+                return std::thread::sleep(ACCEPT_RETRY);
             }
+        };
+        if let Some((outgoing, reader)) = current.take() {
+            outgoing.close();
+            // Its panics are caught inside.
+            let _ = reader.join();
+        }
+        match self.clone().connect(stream) {
+            Ok(connection) => *current = Some(connection),
+            Err(error) => say(format_args!("cannot serve a connection: {error}")),
         }
     }
 
     /// Starts the two threads of a connection.
-    fn connect(
-        self: Arc<Self>,
-        stream: UnixStream,
-    ) -> std::io::Result<(Arc<Outgoing>, JoinHandle<()>)> {
+    fn connect(self: Arc<Self>, stream: UnixStream) -> std::io::Result<Connection> {
         let outgoing = Arc::new(Outgoing::new(stream.try_clone()?));
         let writer = outgoing.clone();
         std::thread::Builder::new().name("writer".into()).spawn(move || {
@@ -127,7 +134,7 @@ impl Server {
                     },
                     Ok(None) => break,
                     Err(error) => {
-                        eprintln!("nova-agent: closing a connection: {error}");
+                        say(format_args!("closing a connection: {error}"));
                         return;
                     }
                 }
@@ -180,7 +187,7 @@ impl Server {
                 })
             }
             Err(message) => {
-                eprintln!("nova-agent: set-up failed: {message}");
+                say(format_args!("set-up failed: {message}"));
                 self.session().set_up_finished(Err(()));
                 refused(RefusalKind::SetupFailed, message)
             }
@@ -222,7 +229,7 @@ impl Server {
                 };
                 // Without a thread the call is dropped, and answers so.
                 if let Err(error) = std::thread::Builder::new().name("call".into()).spawn(run) {
-                    eprintln!("nova-agent: cannot start a thread for a call: {error}");
+                    say(format_args!("cannot start a thread for a call: {error}"));
                 }
             }
         }

@@ -4,7 +4,7 @@ mod support;
 use nova_proto::{Chunk, Credit, Message, PROTOCOL_VERSION, RefusalKind, Reply};
 use std::io::Write;
 use std::net::Shutdown;
-use support::{Guest, exec, persistent, process, raw_frame, wait_for};
+use support::{Guest, exec, exec_within, persistent, process, raw_frame, wait_for};
 
 #[test]
 fn another_protocol_version_is_refused_with_both_named() {
@@ -142,6 +142,24 @@ fn garbage_ends_the_connection_and_not_the_agent() {
 }
 
 #[test]
+fn a_console_that_nobody_reads_or_that_is_gone_stops_nothing() {
+    for keep_reader in [true, false] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let reader = keep_reader.then_some(reader);
+        let guest = Guest::start_with_console(&[], writer.into());
+        drop(guest.ready(process(&["echo", "1"])));
+        // Each is worth a line of about 60 bytes; a pipe holds 64 KiB.
+        for _ in 0..1500 {
+            let mut host = guest.connect();
+            host.stream.write_all(b"\xff\xff\xff\xff").expect("sent");
+            assert!(host.receive().is_none());
+        }
+        assert_eq!(guest.connect().call("0").output(), "1");
+        drop(reader);
+    }
+}
+
+#[test]
 fn the_latest_connection_counts() {
     let guest = Guest::start(&[]);
     let mut old = guest.ready(process(&["echo", "1"]));
@@ -190,6 +208,29 @@ for line in sys.stdin:
     }
     // The pong went past all that was not on its way already.
     assert!(results_before_pong <= 2, "{results_before_pong}");
+}
+
+#[test]
+fn a_slow_reader_does_not_put_off_a_timeout() {
+    let guest = Guest::start(&[]);
+    let handler = r#"
+import json, subprocess, sys, threading
+lock = threading.Lock()
+def handle(request):
+    if request["input"] == "sleep": subprocess.run(["sleep", "8765"])
+    output = "a" * (6 * 1024 * 1024 - 2)
+    with lock: print(json.dumps({"request_id": request["request_id"], "output": output}), flush=True)
+for line in sys.stdin: threading.Thread(target=handle, args=(json.loads(line),)).start()
+"#;
+    let mut host = guest.ready(persistent(&["python3", "-c", handler], 8));
+    let sleeping = host.begin(exec_within("\"sleep\"", 2000));
+    wait_for("the call to run", || (guest.processes_with("8765") > 0).then_some(()));
+    for _ in 0..6 {
+        host.begin(exec("1"));
+    }
+    // Nothing is read until then.
+    wait_for("the timeout", || (guest.processes_with("8765") == 0).then_some(()));
+    assert_eq!(host.outcome(sleeping).error().0, nova_proto::FunctionErrorKind::Timeout);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -53,6 +53,11 @@ pub struct Guest {
 impl Guest {
     /// Starts one whose `/code` holds these executable files.
     pub fn start(code: &[(&str, &str)]) -> Self {
+        Self::start_with_console(code, Stdio::inherit())
+    }
+
+    /// Starts one whose messages go to `console`.
+    pub fn start_with_console(code: &[(&str, &str)], console: Stdio) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "these tests make namespaces: run them as root");
         let directory = tempfile::tempdir().expect("a directory");
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("permissions");
@@ -71,6 +76,7 @@ impl Guest {
         let process = Command::new("unshare")
             .args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", ENTER, "enter"])
             .arg(directory.path())
+            .stderr(console)
             .spawn()
             .expect("unshare");
         Self { directory, process, cgroup: None }
