@@ -77,7 +77,8 @@ async fn a_guest_that_dies_is_noticed_with_its_last_words() {
     let why = vm.died().await;
     assert!(why.contains("firecracker was killed by signal 9"), "{why}");
     assert!(why.contains("the guest's console"), "{why}");
-    assert!(call(&*vm).await.is_err());
+    let lost = call(&*vm).await.unwrap_err().to_string();
+    assert!(lost.contains("firecracker was killed by signal 9"), "{lost}");
     vm.stop().await;
     bench.assert_nothing_left();
     bench.finish().await;

@@ -48,6 +48,7 @@ struct Base {
     host: Arc<Host>,
     plan: Plan,
     belongings: Belongings,
+    /// Counts from the spawn: a copy of a shared file made before is not the guest's delay.
     deadline: Instant,
 }
 
@@ -79,7 +80,7 @@ impl Prepared {
         let cgroup = host.cgroups.group(&plan.parent_cgroup).child(&plan.id);
         let (belongings, gone) =
             Belongings::new(plan.id.clone(), place, cgroup, host.removals.clone());
-        let deadline = Instant::now() + host.config.boot_timeout;
+        let deadline = Instant::now();
         (Self(Base { host, plan, belongings, deadline }), gone)
     }
 
@@ -116,6 +117,7 @@ impl Prepared {
             failed("starting the jailer", format_args!("{}: {error}", config.jailer.display()))
         })?;
         base.belongings.vmm = Some(vmm);
+        base.deadline = Instant::now() + config.boot_timeout;
         Ok(Spawned(self.0))
     }
 }

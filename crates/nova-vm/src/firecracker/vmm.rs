@@ -25,6 +25,8 @@ impl Vmm {
     /// Starts `jailer` with `arguments`. Must be called within a tokio runtime.
     pub(crate) fn spawn(jailer: &Path, arguments: &[OsString]) -> std::io::Result<Self> {
         let (reader, writer) = std::io::pipe()?;
+        // Before the process, so that nothing can fail once it runs.
+        let console = Console::read(reader)?;
         let child = Command::new(jailer)
             .args(arguments)
             .env_clear()
@@ -35,7 +37,6 @@ impl Vmm {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
-        let console = Console::read(reader)?;
         let (kill, killed) = oneshot::channel();
         let (status, exited) = watch::channel(None);
         tokio::spawn(attend(child, killed, status));
