@@ -40,6 +40,7 @@ mod place;
 mod process;
 mod reaper;
 mod rootfs;
+mod runner;
 mod server;
 mod session;
 mod set_up;

@@ -4,17 +4,15 @@
 //! knowing it. Losing a connection cancels its calls, for nobody waits for them; the machine lives on.
 use crate::call::{Call, CancelHandle};
 use crate::console::say;
-use crate::event::Event;
 use crate::listen::Listener;
-use crate::machine::Machine;
 use crate::outgoing::Outgoing;
-use crate::persistent::Persistent;
 use crate::place::Place;
 use crate::reaper::Reaper;
+use crate::runner::Runner;
 use crate::session::{Action, Session};
-use crate::{process, set_up};
+use crate::set_up;
 use nova_proto::{
-    Exec, FrameDecoder, Init, Message, Mode, PROTOCOL_VERSION, Ready, Refusal, RefusalKind, Reply,
+    Exec, FrameDecoder, Init, Message, PROTOCOL_VERSION, Ready, Refusal, RefusalKind, Reply,
 };
 use std::collections::HashMap;
 use std::io::Read;
@@ -46,12 +44,6 @@ pub struct Server {
 
 /// Where a connection's answers go, and the thread that reads from it.
 type Connection = (Arc<Outgoing>, JoinHandle<()>);
-
-/// How calls are run, known from Init on.
-enum Runner {
-    Process(Arc<Machine>),
-    Persistent(Persistent),
-}
 
 impl Server {
     /// A server of a guest in this place.
@@ -174,7 +166,7 @@ impl Server {
     fn set_up(&self, init: Init) -> Reply {
         let started = Instant::now();
         let made = set_up::machine(&self.place, init, self.reaper.clone())
-            .and_then(|machine| Ok((machine.slots(), Runner::new(Arc::new(machine))?)));
+            .and_then(|machine| Ok((machine.slots(), Runner::new(machine)?)));
         match made {
             Ok((slots, runner)) => {
                 // The session lets one Init through.
@@ -216,23 +208,7 @@ impl Server {
         };
         let (call, handle) = Call::new(id, exec, outgoing.clone(), event.clone(), free_slot);
         self.running().insert(id, handle);
-        match runner {
-            Runner::Persistent(persistent) => persistent.run(call),
-            Runner::Process(machine) => {
-                let machine = machine.clone();
-                let run = move || {
-                    // A panic drops the call, which answers; what it started must not live on.
-                    let attempt = AssertUnwindSafe(|| process::run(&machine, call, event));
-                    if catch_unwind(attempt).is_err() {
-                        machine.reaper.kill_all();
-                    }
-                };
-                // Without a thread the call is dropped, and answers so.
-                if let Err(error) = std::thread::Builder::new().name("call".into()).spawn(run) {
-                    say(format_args!("cannot start a thread for a call: {error}"));
-                }
-            }
-        }
+        runner.run(call, event);
     }
 
     fn cancel(&self, id: u64) {
@@ -260,25 +236,6 @@ impl Server {
 
     fn running(&self) -> MutexGuard<'_, HashMap<u64, CancelHandle>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Runner {
-    fn new(machine: Arc<Machine>) -> Result<Self, String> {
-        Ok(match machine.function.mode {
-            Mode::Process => Self::Process(machine),
-            Mode::Persistent => Self::Persistent(
-                Persistent::start(machine).map_err(|error| format!("start a thread: {error}"))?,
-            ),
-        })
-    }
-
-    /// What wakes whoever runs the next call.
-    fn event(&self) -> std::io::Result<Arc<Event>> {
-        match self {
-            Self::Process(_) => Ok(Arc::new(Event::new()?)),
-            Self::Persistent(persistent) => Ok(persistent.event()),
-        }
     }
 }
 

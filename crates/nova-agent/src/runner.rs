@@ -1,0 +1,64 @@
+//! How calls are run: by the function's mode, known from Init on.
+use crate::call::Call;
+use crate::console::say;
+use crate::event::Event;
+use crate::machine::Machine;
+use crate::persistent::Persistent;
+use crate::process;
+use nova_proto::Mode;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+/// Takes calls, each of which is answered by itself.
+pub enum Runner {
+    /// A process and a thread per call.
+    Process(Arc<Machine>),
+    /// One process for many calls, and one thread that owns it.
+    Persistent(Persistent),
+}
+
+impl Runner {
+    /// The runner of this machine's function.
+    ///
+    /// # Errors
+    /// When its thread cannot be made.
+    pub fn new(machine: Machine) -> Result<Self, String> {
+        let machine = Arc::new(machine);
+        Ok(match machine.function.mode {
+            Mode::Process => Self::Process(machine),
+            Mode::Persistent => Self::Persistent(
+                Persistent::start(machine).map_err(|error| format!("start a thread: {error}"))?,
+            ),
+        })
+    }
+
+    /// What wakes whoever runs the next call.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn event(&self) -> std::io::Result<Arc<Event>> {
+        match self {
+            Self::Process(_) => Ok(Arc::new(Event::new()?)),
+            Self::Persistent(persistent) => Ok(persistent.event()),
+        }
+    }
+
+    /// Starts a call that [`Self::event`] wakes for.
+    pub fn run(&self, call: Call, event: Arc<Event>) {
+        let machine = match self {
+            Self::Persistent(persistent) => return persistent.run(call),
+            Self::Process(machine) => machine.clone(),
+        };
+        let run = move || {
+            // A panic drops the call, which answers; what it started must not live on.
+            let attempt = AssertUnwindSafe(|| process::run(&machine, call, event));
+            if catch_unwind(attempt).is_err() {
+                machine.reaper.kill_all();
+            }
+        };
+        // Without a thread the call is dropped, and answers so.
+        if let Err(error) = std::thread::Builder::new().name("call".into()).spawn(run) {
+            say(format_args!("cannot start a thread for a call: {error}"));
+        }
+    }
+}
