@@ -16,15 +16,19 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Where the leases of a host are: emptied by a reboot, as are the things that they protect.
 const DIRECTORY: &str = "/run/nova";
 /// How much of a lease file is read: an id and a path (4096 bytes at most) as JSON.
 const FILE_MAX_BYTES: u64 = 8192;
 
-/// A daemon's share of the host, held until dropped.
+/// A daemon's share of the host, held until the last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct Lease(Arc<Held>);
+
 #[derive(Debug)]
-pub struct Lease {
+struct Held {
     index: u16,
     slots: SlotAllocator,
     range: AddressRange,
@@ -117,32 +121,39 @@ impl Lease {
         };
         let locked = write_locked(&path(directory, chosen), owner).map_err(failed)?;
         let slots = SlotAllocator::new(space);
-        Ok(Self { index: chosen, slots, range, directory: directory.to_owned(), _locked: locked })
+        let directory = directory.to_owned();
+        Ok(Self(Arc::new(Held { index: chosen, slots, range, directory, _locked: locked })))
     }
 
     /// The index, from 0 to 15.
     pub fn index(&self) -> u16 {
-        self.index
+        self.0.index
     }
 
     /// The addresses and uids that come with it.
     pub fn space(&self) -> SlotSpace {
-        self.slots.space()
+        self.0.slots.space()
     }
 
     /// The slots of this share. There is one allocator per lease, for guests with and without a
     /// network: a second one would give the same uids to two guests.
     pub fn slots(&self) -> &SlotAllocator {
-        &self.slots
+        &self.0.slots
     }
 
     /// The range that it is a share of.
     pub fn range(&self) -> AddressRange {
-        self.range
+        self.0.range
+    }
+
+    /// Leaves the file behind when the daemon ends, as a crash does: for one that could not remove
+    /// all that it had. Others then look before they use the share, and a restart cleans up.
+    pub fn leave_behind(self) {
+        std::mem::forget(self);
     }
 }
 
-impl Drop for Lease {
+impl Drop for Held {
     /// Removes the file. A failure leaves one that the next daemon finds unlocked.
     fn drop(&mut self) {
         let removed = lock_directory(&self.directory).and_then(|_guard| {

@@ -128,7 +128,7 @@ impl Network {
         let bridge = match prepared {
             Ok(bridge) => bridge,
             Err(error) => {
-                remover::sweep_and_log(&owner);
+                remover::sweep_and_log(&owner, lease);
                 return Err(error);
             }
         };
@@ -140,7 +140,7 @@ impl Network {
             firewall,
             bridge,
         });
-        let remover = Remover::start(common.clone())?;
+        let remover = Remover::start(common.clone(), lease.clone())?;
         let slots = lease.slots().clone();
         let builder = Builder { common, slots, remover: remover.queue() };
         let stock = Arc::new(Stock::start(builder.clone(), config.stock)?);

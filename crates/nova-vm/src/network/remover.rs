@@ -5,6 +5,7 @@
 use super::guest::Common;
 use super::netlink::Netlink;
 use super::{NetworkError, host, namespace};
+use crate::lease::Lease;
 use crate::owner::Owner;
 use crate::slots::Slot;
 use std::sync::Arc;
@@ -31,12 +32,12 @@ pub(super) struct Remover {
 }
 
 impl Remover {
-    /// Starts the thread, in the caller's namespace.
-    pub(super) fn start(common: Arc<Common>) -> Result<Self, NetworkError> {
+    /// Starts the thread, in the caller's namespace. It keeps the lease until all is removed.
+    pub(super) fn start(common: Arc<Common>, lease: Lease) -> Result<Self, NetworkError> {
         let (queue, jobs) = channel();
         std::thread::Builder::new()
             .name("nova-netns-remover".to_owned())
-            .spawn(move || run(&common, &jobs))
+            .spawn(move || run(&common, lease, &jobs))
             .map_err(|error| NetworkError::failed("the thread that removes namespaces", error))?;
         Ok(Self { queue })
     }
@@ -57,7 +58,7 @@ impl Remover {
 }
 
 /// Ends with `Finish`, or when nobody is left who could drop a slot.
-fn run(common: &Common, jobs: &Receiver<Job>) {
+fn run(common: &Common, lease: Lease, jobs: &Receiver<Job>) {
     let mut done = None;
     while done.is_none() {
         let first = match jobs.recv_timeout(WATCH_INTERVAL) {
@@ -77,7 +78,9 @@ fn run(common: &Common, jobs: &Receiver<Job>) {
         }
         remove(common, slots);
     }
-    sweep_and_log(&common.owner);
+    sweep_and_log(&common.owner, &lease);
+    // Before anybody hears of the end: the process may exit at once.
+    drop(lease);
     if let Some(done) = done {
         // Nobody waiting is fine: the work is done.
         let _ = done.send(());
@@ -123,10 +126,13 @@ fn remove(common: &Common, slots: Vec<Slot>) {
 }
 
 /// Removes everything of the owner by name, on a thread of its own.
-pub(super) fn sweep_and_log(owner: &Owner) {
-    match namespace::on_thread(|| Ok(host::sweep(owner))) {
-        Ok((_, problems)) if problems.is_empty() => {}
-        Ok((_, problems)) => tracing::warn!(?problems, "some of the network could not be removed"),
-        Err(error) => tracing::warn!(%error, "the network could not be removed"),
+pub(super) fn sweep_and_log(owner: &Owner, lease: &Lease) {
+    let problems = match namespace::on_thread(|| Ok(host::sweep(owner))) {
+        Ok((_, problems)) => problems,
+        Err(error) => vec![error.to_string()],
+    };
+    if !problems.is_empty() {
+        tracing::warn!(?problems, "some of the network could not be removed");
+        lease.clone().leave_behind();
     }
 }

@@ -113,7 +113,9 @@ fn a_daemon_whose_network_is_dropped_without_a_shutdown_leaves_nothing() {
         let daemon = Daemon::start(Attachment::Interface).await;
         let prefix = daemon.owner.name_prefix();
         let guest = daemon.take(&NetworkPolicy::Egress).await;
+        let lease = Path::new("/run/nova").join(format!("lease-{}", daemon.lease.index()));
         drop(daemon);
+        assert!(lease.exists(), "the share is used until the last guest is gone");
         drop(guest);
         wait_for("everything to go", || inventory(arena.host()) == before);
         assert_eq!(namespaces(&prefix), 0);
