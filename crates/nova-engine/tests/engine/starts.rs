@@ -172,3 +172,31 @@ async fn callers_who_leave_at_any_moment_leak_nothing() {
     }
     world.assert_nothing_leaks().await;
 }
+
+/// The other tests run on one thread and a paused clock; this one is for races between threads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn calls_changes_and_departures_on_many_threads_leak_nothing() {
+    let world = World::with_room_for(4);
+    for function in ["f", "g", "h"] {
+        world.put(function, |f| f.config.max_replicas = 2).await;
+    }
+    let mut calls = Vec::new();
+    for n in 0..600u64 {
+        let function = ["f", "g", "h"][n as usize % 3];
+        calls.push(world.spawn(function, json!({"ms": n % 3})));
+        if n % 7 == 0 {
+            calls.swap_remove(n as usize * 31 % calls.len()).abort();
+        }
+        if n % 50 == 0 {
+            world.put(function, |f| f.config.timeout_s = 30 + n as u32 % 100).await;
+        }
+    }
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    let report = world.executor.drain(std::time::Duration::from_secs(60)).await;
+    assert_eq!((report.calls_cut_off, report.records_written), (0, true));
+    let stats = world.executor.stats();
+    assert_eq!((stats.vms.len(), stats.waiting, world.alive()), (0, 0, 0));
+    assert!(world.driver.host().most_alive <= 4);
+}
