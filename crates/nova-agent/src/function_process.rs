@@ -99,7 +99,11 @@ impl FunctionProcess {
 
     /// Adds a line for its stdin. Bounded by the calls that are in it.
     pub fn queue(&mut self, line: Vec<u8>) {
-        self.to_write.extend_from_slice(&line);
+        if self.to_write.is_empty() {
+            self.to_write = line;
+        } else {
+            self.to_write.extend_from_slice(&line);
+        }
         self.write_some();
     }
 
@@ -115,7 +119,7 @@ impl FunctionProcess {
                 Err(_) => self.stdin = None,
             }
         }
-        self.to_write.clear();
+        self.to_write = Vec::new();
         self.written = 0;
     }
 
@@ -129,7 +133,7 @@ impl FunctionProcess {
         });
         for _ in 0..STDERR_READS {
             let more = stderr.read_some(|bytes| {
-                stderr_lines.push(bytes, &mut |line| lines.push(Line::Stderr(line.to_vec())));
+                stderr_lines.push(bytes, &mut |line| lines.push(Line::Stderr(line)));
                 stderr_tail.extend_from_slice(bytes);
                 let surplus = stderr_tail.len().saturating_sub(STDERR_TAIL_BYTES);
                 stderr_tail.drain(..surplus);
@@ -146,12 +150,12 @@ impl FunctionProcess {
     /// The last lines of a dead process: those without a line end.
     pub fn finish(&mut self) -> Vec<Line> {
         let mut lines = Vec::new();
-        self.stderr_lines.finish(&mut |line| lines.push(Line::Stderr(line.to_vec())));
+        self.stderr_lines.finish(&mut |line| lines.push(Line::Stderr(line)));
         self.stdout_lines.finish(&mut |line| lines.push(stdout_line(line)));
         lines
     }
 }
 
-fn stdout_line(line: &[u8]) -> Line {
-    if line.len() > ANSWER_MAX_BYTES { Line::TooLong } else { Line::Stdout(line.to_vec()) }
+fn stdout_line(line: Vec<u8>) -> Line {
+    if line.len() > ANSWER_MAX_BYTES { Line::TooLong } else { Line::Stdout(line) }
 }

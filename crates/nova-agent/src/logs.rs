@@ -92,27 +92,25 @@ impl LineCutter {
     }
 
     /// Takes the next bytes; hands each line that they complete to `line`.
-    pub fn push(&mut self, bytes: &[u8], line: &mut impl FnMut(&[u8])) {
+    pub fn push(&mut self, bytes: &[u8], line: &mut impl FnMut(Vec<u8>)) {
         let mut rest = bytes;
         while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
             self.partial.extend_from_slice(&rest[..end]);
-            line(&self.partial);
-            self.partial.clear();
+            // Handed over, not copied: an answer may be megabytes.
+            line(std::mem::take(&mut self.partial));
             rest = &rest[end + 1..];
         }
         self.partial.extend_from_slice(rest);
         while self.partial.len() > self.limit {
-            let cut = cut_at_character(&self.partial, self.limit);
-            line(&self.partial[..cut]);
-            self.partial.drain(..cut);
+            let after = self.partial.split_off(cut_at_character(&self.partial, self.limit));
+            line(std::mem::replace(&mut self.partial, after));
         }
     }
 
     /// Ends the stream: a last line without a line end is one, too.
-    pub fn finish(&mut self, line: &mut impl FnMut(&[u8])) {
+    pub fn finish(&mut self, line: &mut impl FnMut(Vec<u8>)) {
         if !self.partial.is_empty() {
-            line(&self.partial);
-            self.partial.clear();
+            line(std::mem::take(&mut self.partial));
         }
     }
 }
@@ -197,10 +195,10 @@ mod tests {
         let mut lines = Vec::new();
         for piece in ["fir", "st\nsec", "ond\n\nthis is long", "er"] {
             cutter.push(piece.as_bytes(), &mut |line| {
-                lines.push(String::from_utf8_lossy(line).into_owned())
+                lines.push(String::from_utf8(line).expect("text"))
             });
         }
-        cutter.finish(&mut |line| lines.push(String::from_utf8_lossy(line).into_owned()));
+        cutter.finish(&mut |line| lines.push(String::from_utf8(line).expect("text")));
         assert_eq!(lines, ["first", "second", "", "this is ", "longer"]);
     }
 }

@@ -250,22 +250,25 @@ impl Owner {
             Line::TooLong => self.break_off(answer_too_large()),
             Line::Stderr(text) => self.log(LogStream::Stderr, &text),
             Line::Stdout(text) => match parse_answer(&text) {
-                Some(answer) => self.take_answer(answer, &text),
-                None => self.log(LogStream::Stdout, &text),
+                Some(answer) if !self.in_flight.is_empty() => {
+                    // It may be megabytes, as may be what was read from it.
+                    drop(text);
+                    self.take_answer(answer);
+                }
+                _ => self.log(LogStream::Stdout, &text),
             },
         }
     }
 
-    fn take_answer(&mut self, answer: Answer, text: &[u8]) {
-        let only_slot = self.machine.slots() == 1;
+    /// Hands an answer to its call, of which there is at least one.
+    fn take_answer(&mut self, answer: Answer) {
         let index = match &answer.request_id {
             Some(request_id) => self.position(request_id),
-            None if only_slot && !self.in_flight.is_empty() => Some(0),
+            None if self.machine.slots() == 1 => Some(0),
             None => None,
         };
         match (index, answer.request_id) {
             (Some(index), _) => self.in_flight.remove(index).answer(answer.result),
-            (None, _) if self.in_flight.is_empty() => self.log(LogStream::Stdout, text),
             (None, Some(request_id)) => {
                 let message =
                     format!("the function answered request `{request_id}`, which is not running");

@@ -126,7 +126,7 @@ impl Running {
         let Self { stdout, stderr, output, stderr_lines, stderr_tail, .. } = self;
         let log = &mut call.log;
         let from_stderr = stderr.read_some(|bytes| {
-            stderr_lines.push(bytes, &mut |line| log.line(LogStream::Stderr, line));
+            stderr_lines.push(bytes, &mut |line| log.line(LogStream::Stderr, &line));
             stderr_tail.extend_from_slice(bytes);
             let surplus = stderr_tail.len().saturating_sub(STDERR_TAIL_BYTES);
             stderr_tail.drain(..surplus);
@@ -144,7 +144,7 @@ impl Running {
     /// Reads what is left in the pipes of a dead process.
     fn read_to_end(&mut self, call: &mut Call) {
         while self.read_some(call) {}
-        self.stderr_lines.finish(&mut |line| call.log.line(LogStream::Stderr, line));
+        self.stderr_lines.finish(&mut |line| call.log.line(LogStream::Stderr, &line));
     }
 
     fn conclude(

@@ -120,10 +120,16 @@ impl Server {
             decoder.push(&buffer[..length]);
             loop {
                 match decoder.next_frame() {
-                    Ok(Some(frame)) => match Message::decode(&frame) {
-                        Ok(message) => self.receive(frame.id, message, outgoing),
-                        Err(error) => outgoing.send_control(frame.id, malformed(&error)),
-                    },
+                    Ok(Some(frame)) => {
+                        let id = frame.id;
+                        let message = Message::decode(&frame);
+                        // Its payload may be megabytes, and the message has its own.
+                        drop(frame);
+                        match message {
+                            Ok(message) => self.receive(id, message, outgoing),
+                            Err(error) => outgoing.send_control(id, malformed(&error)),
+                        }
+                    }
                     Ok(None) => break,
                     Err(error) => {
                         say(format_args!("closing a connection: {error}"));
