@@ -75,10 +75,14 @@ impl Group {
     }
 
     /// Reaps the children of this process that have died in the group: orphans that it has taken over
-    /// as a subreaper. Call it after [`Group::kill`] and before [`Group::remove`].
-    pub(crate) fn reap(&self) {
+    /// as a subreaper. Call it after [`Group::kill`] and before [`Group::remove`]. With `only`, the
+    /// search through all children is spared if that one is found.
+    pub(crate) fn reap(&self, only: Option<i32>) {
         let deadline = Instant::now() + REAP_WITHIN;
-        let orphans = self.open(&children());
+        let orphans = match only.and_then(|pid| self.open_member(pid)) {
+            Some(orphan) => vec![orphan],
+            None => self.open(&children()),
+        };
         // A process leaves its cgroup a moment before its parent can take note of its end.
         wait_all(&orphans, deadline);
         for orphan in orphans {

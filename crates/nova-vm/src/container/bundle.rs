@@ -18,9 +18,10 @@ use super::seccomp;
 use nova_proto::{CgroupSetup, OomCounter};
 use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
+use std::fs::Permissions;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 /// Where the guest's own directory is in the container.
@@ -113,9 +114,13 @@ impl Bundle<'_> {
         }
         chown(&nova, Some(self.uid_root), Some(self.uid_root))?;
         let resolvers = self.resolvers.iter().map(|address| format!("nameserver {address}\n"));
-        std::fs::write(self.directory.join("resolv.conf"), resolvers.collect::<String>())?;
         let hosts = format!("127.0.0.1 localhost {}\n::1 localhost\n", self.hostname);
-        std::fs::write(self.directory.join("hosts"), hosts)?;
+        for (name, content) in [("resolv.conf", resolvers.collect::<String>()), ("hosts", hosts)] {
+            let path = self.directory.join(name);
+            std::fs::write(&path, content)?;
+            // For every user in the container, whatever the daemon's umask.
+            std::fs::set_permissions(&path, Permissions::from_mode(0o644))?;
+        }
         std::fs::write(self.directory.join("config.json"), self.config().to_string())
     }
 
@@ -231,7 +236,7 @@ fn bind(source: &Path, destination: &str, options: &[&str]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::fs::MetadataExt;
 
     const RESOLVERS: [Ipv4Addr; 1] = [Ipv4Addr::new(192, 0, 2, 53)];
 

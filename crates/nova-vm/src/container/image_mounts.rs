@@ -10,8 +10,9 @@ use futures::future::{BoxFuture, Shared};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::collections::HashMap;
+use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -112,8 +113,11 @@ async fn mount_image(image: PathBuf, target: PathBuf) -> io::Result<PathBuf> {
 /// Makes the mount point and mounts the file; false where this kernel needs a block device.
 fn mount_file(image: &Path, target: &Path) -> io::Result<bool> {
     image.metadata()?;
-    // Anybody may pass, nobody may look around.
-    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(target)?;
+    std::fs::create_dir_all(target)?;
+    if let Some(parent) = target.parent() {
+        // Anybody may pass, nobody may look around, whatever the daemon's umask.
+        std::fs::set_permissions(parent, Permissions::from_mode(0o711))?;
+    }
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     match mount(Some(image), target, Some("erofs"), flags, None::<&str>) {
         Ok(()) => Ok(true),

@@ -17,11 +17,9 @@ pub(super) struct Process(AsyncFd<OwnedFd>);
 impl Process {
     /// The process whose pid the OCI runtime has written. Must be called within a tokio runtime.
     pub fn from_pid_file(path: &Path) -> io::Result<Self> {
-        let text = std::fs::read_to_string(path)?;
-        let pid = text.trim().parse().ok().filter(|pid| *pid > 1).and_then(Pid::from_raw);
-        let pid = pid.ok_or_else(|| io::Error::other(format!("{text:?} is not a pid")))?;
-        let process = pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Self(readable(process)?))
+        let pid = read_pid(path)?;
+        let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("0 is not a pid"))?;
+        Ok(Self(readable(pidfd_open(pid, PidfdFlags::empty())?)?))
     }
 
     /// Resolves when the process has ended.
@@ -29,6 +27,13 @@ impl Process {
         // A pidfd turns readable once and stays so; an error would mean that the runtime is ending.
         let _ = self.0.readable().await;
     }
+}
+
+/// The pid that the OCI runtime has written.
+pub(super) fn read_pid(path: &Path) -> io::Result<i32> {
+    let text = std::fs::read_to_string(path)?;
+    let pid = text.trim().parse().ok().filter(|pid| *pid > 1);
+    pid.ok_or_else(|| io::Error::other(format!("{text:?} is not the pid of a container")))
 }
 
 /// Makes this daemon the parent of containers whose OCI runtime has ended.

@@ -64,7 +64,7 @@ fn end_processes(owner: &Owner, runc_root: &Path) -> Report {
         let group = cgroups.group(&name);
         let result = group.kill().and_then(|()| {
             // Own children only where the daemon has replaced its program in place.
-            group.reap();
+            group.reap(None);
             group.remove()
         });
         report.note(format!("cgroup {name}"), result);

@@ -5,7 +5,8 @@
 //! fails does not keep the next from being tried. What is dropped while the daemon's runtime itself
 //! ends is left to the reconciler of the next start.
 use super::Host;
-use super::oci_runtime::kill_group;
+use super::oci_runtime::{kill_group, pid_file};
+use super::process::read_pid;
 use crate::VmId;
 use crate::cgroup::Group;
 use crate::network::NetworkSlot;
@@ -156,8 +157,8 @@ impl Inner {
         let report = |what: &str, problem: &dyn Display| {
             tracing::error!(container = id, "cannot remove {what}: {problem}");
         };
-        let cgroup = self.cgroup.clone();
-        let kill = move || cgroup.kill().inspect(|()| cgroup.reap());
+        let (cgroup, pid_file) = (self.cgroup.clone(), pid_file(&self.directory));
+        let kill = move || cgroup.kill().inspect(|()| cgroup.reap(read_pid(&pid_file).ok()));
         let killed = flat(spawn_blocking(kill).await);
         let dead = killed.is_ok();
         if let Err(error) = killed {

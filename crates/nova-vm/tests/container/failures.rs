@@ -1,6 +1,7 @@
 //! Boots that fail, at each step: a clear error, and nothing left.
 use crate::rig::{Rig, Setup, possible};
 use nova_vm::BootError;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -30,8 +31,7 @@ bundle=$4 pidfile=$6
         );
         let path = directory.path().join("runtime");
         std::fs::write(&path, script).unwrap();
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
         Self { directory }
     }
 
@@ -136,7 +136,7 @@ async fn an_agent_that_is_no_program_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let agent = directory.path().join("agent");
     std::fs::write(&agent, "not a program").unwrap();
-    std::fs::set_permissions(&agent, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&agent, PermissionsExt::from_mode(0o755)).unwrap();
     let rig = Rig::with(Setup { agent, ..Setup::default() });
     let error = rig.boot_fails().await.to_string();
     assert!(error.to_lowercase().contains("exec format error"), "{error}");
@@ -176,7 +176,11 @@ async fn an_image_without_a_mount_point_is_named() {
         return;
     }
     let root = tempfile::tempdir().unwrap();
-    std::fs::create_dir(root.path().join("proc")).unwrap();
+    let proc = root.path().join("proc");
+    std::fs::create_dir(&proc).unwrap();
+    for directory in [root.path(), &proc] {
+        std::fs::set_permissions(directory, PermissionsExt::from_mode(0o755)).unwrap();
+    }
     let file = root.path().with_extension("erofs");
     let made =
         Command::new("/usr/bin/mkfs.erofs").arg("--quiet").args([&file, root.path()]).status();
