@@ -10,6 +10,16 @@ use std::process::Command;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const PROFILE: &str = "agent";
 
+/// What the agent is made of, from the workspace's directory.
+const SOURCES: &[&str] = &[
+    "Cargo.lock",
+    "Cargo.toml",
+    "crates/nova-agent/Cargo.toml",
+    "crates/nova-agent/src",
+    "crates/nova-proto/Cargo.toml",
+    "crates/nova-proto/src",
+];
+
 /// Variables of the outer cargo that would change what the inner one builds.
 const CLEARED: &[&str] = &[
     "CARGO_BUILD_TARGET",
@@ -31,7 +41,7 @@ const CLEARED_PREFIXES: &[&str] = &["CARGO_CFG_", "CARGO_FEATURE_", "CARGO_PKG_"
 fn main() {
     let manifest_dir = path_variable("CARGO_MANIFEST_DIR");
     let workspace = manifest_dir.join("../..");
-    for source in ["crates/nova-agent", "crates/nova-proto", "Cargo.toml"] {
+    for source in SOURCES {
         println!("cargo::rerun-if-changed={}", workspace.join(source).display());
     }
     let target_dir = path_variable("OUT_DIR").join("agent-build");

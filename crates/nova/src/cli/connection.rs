@@ -17,24 +17,36 @@ const DEFAULT_URL: &str = "http://127.0.0.1:9000";
 
 /// Accepted by every command.
 #[derive(Debug, Args)]
-pub struct ConnectionArgs {
-    /// The daemon to talk to, where a command talks to one; the key is taken from NOVA_API_KEY
-    #[arg(long, global = true, env = "NOVA_URL", value_name = "URL")]
-    url: Option<String>,
+pub struct DataDirArgs {
     /// The daemon's data directory [default: /var/lib/nova for root, ~/.local/share/nova otherwise]
     #[arg(long, global = true, env = "NOVA_DATA_DIR", value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
+    data_dir: Option<PathBuf>,
 }
 
-impl ConnectionArgs {
-    /// The data directory.
-    pub fn data_dir(&self) -> PathBuf {
-        self.data_dir.clone().unwrap_or_else(default_data_dir)
+/// Accepted by the commands that talk to a daemon.
+#[derive(Debug, Args)]
+pub struct UrlArgs {
+    /// The daemon to talk to; its key is taken from NOVA_API_KEY
+    #[arg(long, global = true, env = "NOVA_URL", value_name = "URL")]
+    url: Option<String>,
+}
+
+impl DataDirArgs {
+    /// The data directory, if one was named.
+    pub fn given(&self) -> Option<PathBuf> {
+        self.data_dir.clone()
     }
 
+    /// The data directory.
+    pub fn path(&self) -> PathBuf {
+        self.given().unwrap_or_else(default_data_dir)
+    }
+}
+
+impl UrlArgs {
     /// A client of the daemon.
-    pub fn client(&self) -> anyhow::Result<Client> {
-        let data_dir = self.data_dir();
+    pub fn client(&self, data_dir: &DataDirArgs) -> anyhow::Result<Client> {
+        let data_dir = data_dir.path();
         let url = match &self.url {
             Some(url) => url.clone(),
             None => announced_url(&data_dir).unwrap_or_else(|| DEFAULT_URL.to_owned()),

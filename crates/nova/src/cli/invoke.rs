@@ -1,5 +1,6 @@
 //! `nova invoke`: the function's result on stdout, as it was sent; the rest on stderr.
 use super::client::Client;
+use super::connection::UrlArgs;
 use super::output::{self, Format, print_line};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -23,6 +24,8 @@ pub struct InvokeArgs {
     /// Print the whole answer instead of the result alone
     #[arg(short, long, value_enum, value_name = "FORMAT")]
     output: Option<AnswerFormat>,
+    #[command(flatten)]
+    pub url: UrlArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

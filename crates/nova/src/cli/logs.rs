@@ -1,5 +1,6 @@
 //! `nova logs`: what a function wrote.
 use super::client::Client;
+use super::connection::UrlArgs;
 use super::output::{self, Format, cell, print_line, time};
 use clap::{Args, ValueEnum};
 use std::process::ExitCode;
@@ -20,6 +21,8 @@ pub struct LogsArgs {
     /// How to print them
     #[arg(short, long, value_enum, default_value = "text", value_name = "FORMAT")]
     output: LogFormat,
+    #[command(flatten)]
+    pub url: UrlArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -22,7 +22,7 @@ use crate::{agent, daemon};
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use connection::ConnectionArgs;
+use connection::{DataDirArgs, UrlArgs};
 use function_args::FunctionArgs;
 use output::OutputArgs;
 use std::io::{self, Write};
@@ -35,7 +35,7 @@ use std::process::ExitCode;
 #[command(name = "nova", version, propagate_version = true, disable_help_subcommand = true)]
 pub struct Cli {
     #[command(flatten)]
-    connection: ConnectionArgs,
+    data_dir: DataDirArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -62,8 +62,7 @@ enum Command {
     #[command(subcommand)]
     Runtime(RuntimeCommand),
     /// Set, show, list and delete secrets
-    #[command(subcommand)]
-    Secret(secrets::SecretCommand),
+    Secret(secrets::SecretArgs),
     /// Check this host and say what to do about each finding
     Doctor(doctor::DoctorArgs),
     /// Install the guest kernel and Firecracker into the data directory
@@ -119,6 +118,8 @@ struct RegisterArgs {
     function: FunctionArgs,
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    url: UrlArgs,
 }
 
 #[derive(Debug, Args)]
@@ -129,12 +130,16 @@ struct UpdateArgs {
     function: FunctionArgs,
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    url: UrlArgs,
 }
 
 #[derive(Debug, Args)]
 struct ListArgs {
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    url: UrlArgs,
 }
 
 #[derive(Debug, Args)]
@@ -143,6 +148,8 @@ struct GetArgs {
     name: String,
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    url: UrlArgs,
 }
 
 #[derive(Debug, Args)]
@@ -150,6 +157,8 @@ struct DeleteArgs {
     /// Names of the functions
     #[arg(required = true)]
     names: Vec<String>,
+    #[command(flatten)]
+    url: UrlArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -172,8 +181,7 @@ enum RuntimeCommand {
 
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {}", with_causes(&error));
@@ -209,35 +217,36 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Daemon(_) => tokio::runtime::Runtime::new()?,
         _ => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
     };
-    let Cli { connection, command } = cli;
-    runtime.block_on(async move {
+    let Cli { data_dir, command } = cli;
+    let client = |url: &UrlArgs| url.client(&data_dir);
+    runtime.block_on(async {
         match command {
-            Command::Daemon(args) => daemon::main(args, connection.data_dir).await,
-            Command::Register(RegisterArgs { name, function, output }) => {
-                functions::register(&connection.client()?, &name, function, output).await
+            Command::Daemon(args) => daemon::main(args, data_dir.given()).await,
+            Command::Register(RegisterArgs { name, function, output, url }) => {
+                functions::register(&client(&url)?, &name, function, output).await
             }
-            Command::List(args) => functions::list(&connection.client()?, args.output).await,
+            Command::List(args) => functions::list(&client(&args.url)?, args.output).await,
             Command::Get(args) => {
-                functions::get(&connection.client()?, &args.name, args.output).await
+                functions::get(&client(&args.url)?, &args.name, args.output).await
             }
-            Command::Update(UpdateArgs { name, function, output }) => {
-                functions::update(&connection.client()?, &name, function, output).await
+            Command::Update(UpdateArgs { name, function, output, url }) => {
+                functions::update(&client(&url)?, &name, function, output).await
             }
-            Command::Delete(args) => functions::delete(&connection.client()?, &args.names).await,
-            Command::Invoke(args) => invoke::invoke(&connection.client()?, args).await,
-            Command::Logs(args) => logs::logs(&connection.client()?, args).await,
+            Command::Delete(args) => functions::delete(&client(&args.url)?, &args.names).await,
+            Command::Invoke(args) => invoke::invoke(&client(&args.url)?, args).await,
+            Command::Logs(args) => logs::logs(&client(&args.url)?, args).await,
             Command::Runtime(RuntimeCommand::List(args)) => {
-                runtimes::list(&connection.client()?, args.output).await
+                runtimes::list(&client(&args.url)?, args.output).await
             }
             Command::Runtime(RuntimeCommand::Add { ids }) => {
-                installation::add_runtimes(&connection.data_dir(), &ids).await
+                installation::add_runtimes(&data_dir.path(), &ids).await
             }
             Command::Runtime(RuntimeCommand::Remove { ids }) => {
-                installation::remove_runtimes(&connection.data_dir(), &ids).await
+                installation::remove_runtimes(&data_dir.path(), &ids).await
             }
-            Command::Secret(command) => secrets::secret(&connection.client()?, command).await,
-            Command::Doctor(args) => doctor::doctor(connection.data_dir, args).await,
-            Command::Setup(args) => installation::setup(&connection.data_dir(), args).await,
+            Command::Secret(args) => secrets::secret(&client(&args.url)?, args.command).await,
+            Command::Doctor(args) => doctor::doctor(data_dir.given(), args).await,
+            Command::Setup(args) => installation::setup(&data_dir.path(), args).await,
             Command::Completions { .. } | Command::AgentBinary { .. } => Ok(ExitCode::SUCCESS),
         }
     })

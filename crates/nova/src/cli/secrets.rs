@@ -1,6 +1,6 @@
 //! `nova secret`: values go in from an argument, a file or stdin, and are never shown.
-use super::ListArgs;
 use super::client::Client;
+use super::connection::UrlArgs;
 use super::output::{self, Column, OutputArgs, cell, column, time, wide};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
@@ -24,6 +24,14 @@ const COLUMNS: &[Column] = &[
     wide("CREATED", |s| time(&s["created_at"])),
 ];
 
+#[derive(Debug, Args)]
+pub struct SecretArgs {
+    #[command(flatten)]
+    pub url: UrlArgs,
+    #[command(subcommand)]
+    pub command: SecretCommand,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum SecretCommand {
     /// Set a secret's value
@@ -36,7 +44,10 @@ pub enum SecretCommand {
         output: OutputArgs,
     },
     /// List secrets, without their values
-    List(ListArgs),
+    List {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
     /// Delete secrets
     Delete {
         /// Names of the secrets
@@ -75,11 +86,11 @@ pub async fn secret(client: &Client, command: SecretCommand) -> anyhow::Result<E
             let secret = client.get(&["secrets", &name], &[]).await?;
             output::print_one(&secret, COLUMNS, output.format)?;
         }
-        SecretCommand::List(args) => {
+        SecretCommand::List { output } => {
             let mut secrets = client.get(&["secrets"], &[]).await?;
             let items = secrets["items"].take();
             let items = items.as_array().cloned().unwrap_or_default();
-            output::print_list(&items, COLUMNS, args.output.format)?;
+            output::print_list(&items, COLUMNS, output.format)?;
         }
         SecretCommand::Delete { names } => {
             for name in names {

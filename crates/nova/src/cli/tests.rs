@@ -23,6 +23,19 @@ fn the_definition_is_consistent() {
 }
 
 #[test]
+fn help_shows_no_option_that_means_nothing() {
+    let help = |line: &str| parse(&format!("{line} --help")).unwrap_err().to_string();
+    for line in ["daemon", "doctor", "setup", "runtime add", "runtime remove"] {
+        assert!(!help(line).contains("--url"), "{line}");
+        assert!(help(line).contains("--data-dir"), "{line}");
+    }
+    for line in ["list", "invoke", "runtime list", "secret set"] {
+        assert!(help(line).contains("--url"), "{line}");
+    }
+    assert!(!help("").contains("agent-binary"));
+}
+
+#[test]
 fn flags_become_the_fields_of_the_api() {
     let line = "register hello -r python -H main.py -m 256 -t 5 --mode persistent \
                 --min-replicas 1 --max-replicas 4 --instance-concurrency 2 --vcpus 2 --disk-iops 10 \
@@ -71,20 +84,26 @@ fn a_command_line_that_makes_no_sense_is_a_usage_error() {
     }
 }
 
-#[test]
-fn the_daemon_can_be_named_before_and_after_the_command() {
-    for line in ["--url http://127.0.0.1:1 list", "list --url http://127.0.0.1:1"] {
-        assert!(parse(line).is_ok(), "{line}");
+/// The client that `nova list` would use.
+fn client(line: &str) -> anyhow::Result<client::Client> {
+    let cli = parse(line).unwrap();
+    match cli.command {
+        Command::List(args) => args.url.client(&cli.data_dir),
+        other => panic!("{other:?}"),
     }
-    let connection = parse("runtime add --data-dir /tmp/x python").unwrap().connection;
-    assert_eq!(connection.data_dir(), Path::new("/tmp/x"));
+}
+
+#[test]
+fn the_data_directory_can_be_named_before_and_after_the_command() {
+    for line in ["--data-dir /tmp/x list", "runtime add --data-dir /tmp/x python"] {
+        assert_eq!(parse(line).unwrap().data_dir.path(), Path::new("/tmp/x"), "{line}");
+    }
 }
 
 #[test]
 fn an_address_that_is_none_is_refused() {
     for url in ["127.0.0.1:9000", "ftp://host", "nonsense"] {
-        let cli = parse(&format!("list --url {url}")).unwrap();
-        let error = cli.connection.client().map(|_| ()).unwrap_err().to_string();
+        let error = client(&format!("list --url {url}")).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("http://127.0.0.1:9000"), "{error}");
     }
 }
@@ -93,8 +112,8 @@ fn an_address_that_is_none_is_refused() {
 async fn without_a_daemon_the_error_says_how_to_start_one() {
     // Bound and closed again: nobody listens there.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let cli = parse(&format!("list --url http://127.0.0.1:{port}")).unwrap();
-    let error = cli.connection.client().unwrap().get(&["functions"], &[]).await.unwrap_err();
+    let client = client(&format!("list --url http://127.0.0.1:{port}")).unwrap();
+    let error = client.get(&["functions"], &[]).await.unwrap_err();
     let error = error.to_string();
     assert!(error.contains("nova daemon") && error.contains(&port.to_string()), "{error}");
 }
