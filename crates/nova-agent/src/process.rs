@@ -9,7 +9,7 @@ use crate::logs::{LINE_MAX_BYTES, LineCutter, unix_ms};
 use crate::machine::Machine;
 use crate::output::{OutputError, OutputReader};
 use crate::pipes::{PipeReader, wait};
-use crate::reaper::Exit;
+use crate::reaper::{Exit, Reaper};
 use nova_proto::{FunctionErrorKind, LogStream, PAYLOAD_MAX_BYTES};
 use serde_json::value::RawValue;
 use std::os::fd::AsFd;
@@ -30,8 +30,21 @@ enum End {
 
 /// Runs one call from its start to its answer.
 pub fn run(machine: &Machine, mut call: Call, event: Arc<Event>) {
+    let _guard = KillOnPanic(&machine.reaper);
     let result = attempt(machine, &mut call, event);
     call.finish(result);
+}
+
+/// A bug in here must not leave the function running when its call answers by being dropped: that
+/// frees the slot, and the next call would be killed with the leftovers of this one.
+struct KillOnPanic<'a>(&'a Reaper);
+
+impl Drop for KillOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.kill_all();
+        }
+    }
 }
 
 fn attempt(

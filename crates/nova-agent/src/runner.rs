@@ -50,11 +50,8 @@ impl Runner {
             Self::Process(machine) => machine.clone(),
         };
         let run = move || {
-            // A panic drops the call, which answers; what it started must not live on.
-            let attempt = AssertUnwindSafe(|| process::run(&machine, call, event));
-            if catch_unwind(attempt).is_err() {
-                machine.reaper.kill_all();
-            }
+            // A panic is reported by the hook, and drops the call, which answers.
+            let _ = catch_unwind(AssertUnwindSafe(|| process::run(&machine, call, event)));
         };
         // Without a thread the call is dropped, and answers so.
         if let Err(error) = std::thread::Builder::new().name("call".into()).spawn(run) {
