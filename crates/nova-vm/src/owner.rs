@@ -108,6 +108,14 @@ impl Owner {
         format!("nv{}", self.id6())
     }
 
+    /// Number that marks links of this owner which are to be deleted together: from the id, and with
+    /// its highest bit set, unlike any number that people choose.
+    pub(crate) fn link_group(&self) -> u32 {
+        let digits = &self.daemon_id[..8];
+        // The id is hex: it was checked when it was read.
+        u32::from_str_radix(digits, 16).unwrap_or_default() | 0x8000_0000
+    }
+
     /// Name of the host's end of a slot's link, 12 of the 15 characters that the kernel allows.
     pub fn link_name(&self, slot: u16) -> String {
         format!("{}{slot:04x}", self.link_prefix())

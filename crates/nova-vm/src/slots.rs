@@ -134,11 +134,6 @@ impl SlotSpace {
         Ipv4Addr::from_bits(self.network.to_bits() + 2 + u32::from(slot))
     }
 
-    /// First of the uids.
-    pub(crate) fn uid_first(&self) -> u32 {
-        self.uid_first
-    }
-
     fn uid_root(&self, slot: u16) -> u32 {
         self.uid_first + 2 * u32::from(slot)
     }

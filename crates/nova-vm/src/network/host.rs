@@ -106,16 +106,20 @@ pub(crate) fn sweep(owner: &Owner) -> (Vec<String>, Vec<String>) {
     };
     let netlink = Netlink::open();
     let links = netlink.as_ref().map_err(NetworkError::clone).and_then(Netlink::links);
-    let mut bridges = Vec::new();
+    let (mut guests, mut bridges) = (Vec::new(), Vec::new());
     if let Ok(netlink) = &netlink {
         for link in links.as_deref().unwrap_or_default() {
             let ours = link.alias.as_deref() == Some(&owner.link_alias())
                 || link.name == owner.bridge_names()[1];
             if link.name.starts_with(&owner.link_prefix()) {
-                note(format!("link {}", link.name), netlink.delete_link(&link.name));
+                guests.push(link.name.clone());
             } else if ours {
                 bridges.push(link.name.clone());
             }
+        }
+        let deleted = netlink.delete_links(guests.iter().cloned(), owner.link_group());
+        for name in &guests {
+            note(format!("link {name}"), deleted.clone().map(|()| true));
         }
     }
     match namespace::names(&owner.name_prefix()) {

@@ -108,8 +108,7 @@ fn remove(common: &Common, slots: Vec<Slot>) {
         netlink.as_ref().map_err(NetworkError::clone).and_then(step)
     };
     let names = || slots.iter().map(|slot| common.owner.link_name(slot.number()));
-    // No other daemon has our first uid, so none marks its links with it.
-    let links = with(&|netlink| netlink.delete_links(names(), common.space.uid_first()));
+    let links = with(&|netlink| netlink.delete_links(names(), common.owner.link_group()));
     for slot in slots {
         let steps = [
             links.clone(),
