@@ -83,6 +83,7 @@ fn what_a_crash_leaves_is_found_and_a_daemon_beside_it_is_untouched() {
         let limits = Limits::default();
         let guest = crashed.network.take(&NetworkPolicy::Egress, &limits).await.unwrap();
         let owner = crashed.owner.clone();
+        let lease = Path::new("/run/nova").join(format!("lease-{}", crashed.lease.index()));
         assert_ne!(crashed.network.bridge(), beside.network.bridge());
         assert_ne!(crashed.lease.index(), beside.lease.index());
         wait_for("the stock to be full", || crashed.network.ready() == 2);
@@ -100,6 +101,8 @@ fn what_a_crash_leaves_is_found_and_a_daemon_beside_it_is_untouched() {
 
         let again = nova_vm::reconcile::reconcile(&owner, Path::new(NO_RUNTIME)).await;
         assert!(again.removed.is_empty() && again.failed.is_empty(), "{again:?}");
+        // What the next start of the crashed daemon would take over.
+        std::fs::remove_file(lease).unwrap();
         drop(guest_beside);
         beside.stop().await;
     });
