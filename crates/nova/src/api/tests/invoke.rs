@@ -2,6 +2,7 @@
 use super::fixture::Fixture;
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
+use nova_domain::{FunctionName, SecretName};
 use nova_proto::PAYLOAD_MAX_BYTES;
 use serde_json::{Value, json};
 
@@ -110,6 +111,28 @@ async fn after_a_change_the_next_call_runs_the_new_version() {
     let answer = fixture.post(PATH, ask).await.json();
     assert_eq!(answer["output"], "hello");
     assert_eq!((&answer["version"], &answer["start"]), (&json!(2), &json!("cold")));
+}
+
+/// Whatever a warm call asked the store for would be missing: the key, the function, its secret.
+#[tokio::test]
+async fn a_warm_call_asks_the_store_for_nothing() {
+    let fixture = Fixture::new().await;
+    let secret = json!({ "value": "hidden" });
+    fixture.send(Method::PUT, "/secrets/token", secret.to_string()).await;
+    let mut body = super::fixture::function("hello");
+    body["env_vars"] = json!({ "TOKEN": "$SECRET:token" });
+    fixture.post("/functions", body).await;
+    assert_eq!(fixture.post(PATH, json!({})).await.status, StatusCode::OK);
+
+    let store = &fixture.api.store;
+    store.delete_function(&FunctionName::parse("hello").unwrap()).await.unwrap();
+    store.delete_secret(&SecretName::parse("token").unwrap()).await.unwrap();
+    for key in store.api_keys().await.unwrap() {
+        store.delete_api_key(&key.id).await.unwrap();
+    }
+    let warm = fixture.post(PATH, json!({ "env": "TOKEN" })).await;
+    assert_eq!(warm.status, StatusCode::OK, "{:?}", warm.json());
+    assert_eq!((&warm.json()["start"], &warm.json()["output"]), (&json!("warm"), &json!("hidden")));
 }
 
 #[tokio::test]
