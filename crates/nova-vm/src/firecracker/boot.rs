@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 /// First and longest pause between two tries to reach a socket or the agent. Firecracker needs a
 /// few milliseconds to its socket, the agent one between its driver and its `listen`.
-const RETRY_PAUSE: std::ops::Range<Duration> = Duration::from_millis(1)..Duration::from_millis(20);
+const RETRY_PAUSE: std::ops::Range<Duration> = Duration::from_millis(1)..Duration::from_millis(5);
 
 /// How long one connection to the agent may stay without an answer before another is tried. As long
 /// as Firecracker itself waits for the guest.

@@ -45,6 +45,10 @@ impl MicroVm for FirecrackerVm {
         }
     }
 
+    async fn settled(&self) -> bool {
+        self.line.settled().await
+    }
+
     async fn died(&self) -> String {
         let Some(vmm) = &self.belongings.vmm else { return "it was never started".into() };
         let how = tokio::select! {
