@@ -146,6 +146,13 @@ pub trait MicroVm: Send + Sync + 'static {
     /// while it runs. Dropping the future cancels the call in the guest.
     async fn exec(&self, request: ExecRequest, events: EventSink) -> Result<ExecReport, ExecError>;
 
+    /// After the future of an [`exec`](Self::exec) was dropped: resolves to true once the guest has
+    /// ended every cancelled call and is as good as before, to false when it does not in time. A
+    /// guest that cannot tell is not to be used again.
+    async fn settled(&self) -> bool {
+        false
+    }
+
     /// Resolves when the guest has died by itself, with what is known of why.
     async fn died(&self) -> String;
 

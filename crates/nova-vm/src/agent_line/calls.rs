@@ -39,6 +39,8 @@ enum Call {
 #[derive(Debug)]
 pub(super) struct CallTable {
     state: Mutex<State>,
+    /// How many requests are abandoned.
+    abandoned: watch::Sender<usize>,
     ended: watch::Sender<Option<String>>,
 }
 
@@ -47,12 +49,15 @@ struct State {
     /// The next id; ids are never used twice on one line.
     next_id: u64,
     calls: HashMap<u64, Call>,
-    abandoned: usize,
 }
 
 impl Default for CallTable {
     fn default() -> Self {
-        Self { state: Mutex::default(), ended: watch::Sender::new(None) }
+        Self {
+            state: Mutex::default(),
+            abandoned: watch::Sender::new(0),
+            ended: watch::Sender::new(None),
+        }
     }
 }
 
@@ -84,8 +89,8 @@ impl CallTable {
         let mut state = self.state();
         let Some(call) = state.calls.get_mut(&id) else { return };
         *call = Call::Abandoned;
-        state.abandoned += 1;
-        if state.abandoned > ABANDONED_MAX {
+        self.abandoned.send_modify(|abandoned| *abandoned += 1);
+        if *self.abandoned.borrow() > ABANDONED_MAX {
             drop(state);
             self.close(&format!("the guest left {ABANDONED_MAX} cancelled calls unanswered"));
         }
@@ -110,7 +115,7 @@ impl CallTable {
                 Ok(())
             }
             Some(Call::Abandoned) => {
-                state.abandoned -= 1;
+                self.abandoned.send_modify(|abandoned| *abandoned -= 1);
                 Ok(())
             }
             None => Err(format!("a reply to request {id}, which is not open")),
@@ -144,6 +149,11 @@ impl CallTable {
             first
         });
         state.calls.clear();
+    }
+
+    /// Turns to zero when every abandoned request was answered.
+    pub fn abandoned(&self) -> watch::Receiver<usize> {
+        self.abandoned.subscribe()
     }
 
     /// The reason why the line has ended, or an empty text.

@@ -162,6 +162,20 @@ impl AgentLine {
         }
     }
 
+    /// Resolves to true once every cancelled call was answered by the guest, to false when the line
+    /// ends first or the guest takes longer than a kill may take.
+    pub async fn settled(&self) -> bool {
+        let mut abandoned = self.line.calls.abandoned();
+        let settled = timeout(
+            Duration::from_millis(EXEC_GRACE_MS),
+            abandoned.wait_for(|abandoned| *abandoned == 0),
+        );
+        tokio::select! {
+            settled = settled => matches!(settled, Ok(Ok(_))),
+            _ = self.closed() => false,
+        }
+    }
+
     /// Resolves when the line has ended, with the reason. May be awaited any number of times.
     pub fn closed(&self) -> impl Future<Output = String> + Send + 'static {
         let mut ended = self.line.calls.ended();

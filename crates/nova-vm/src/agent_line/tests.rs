@@ -262,8 +262,11 @@ async fn a_dropped_call_is_cancelled_and_its_late_answer_is_thrown_away() {
     assert_eq!(id, exec);
     assert!(matches!(message, Message::Cancel), "{message:?}");
     let script = async {
+        let unsettled = tokio::time::timeout(Duration::from_millis(1), line.settled()).await;
+        assert!(unsettled.is_err(), "the guest still owes its answer");
         guest.log(exec, ["late".into()]).await;
         guest.done(exec, "1").await;
+        assert!(line.settled().await, "the guest has ended the call");
         let (ping, _) = guest.receive().await;
         guest.send(ping, Message::Resp(Reply::Pong {})).await;
     };
