@@ -9,7 +9,7 @@ export NOVA_ARTIFACTS ?= $(CACHE)/artifacts
 # `sudo` where it is needed and there.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PACKAGES := gcc libc6-dev make pkg-config runc nftables iproute2 procps mmdebstrap erofs-utils e2fsprogs \
-	qemu-system-x86 openssh-client openssh-server curl ca-certificates xz-utils python3-pip
+	qemu-system-x86 openssh-client openssh-server curl ca-certificates debian-archive-keyring xz-utils python3-pip
 
 .PHONY: build build-linux deps images run test soak bench lint deny deploy clean
 

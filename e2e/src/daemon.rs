@@ -138,6 +138,11 @@ pub fn traces(daemon_id: &str, data_dir: &Path) -> Vec<String> {
             }
         }
     }
+    for entry in std::fs::read_dir("/run").expect("/run").flatten() {
+        if entry.file_name().to_string_lossy().contains(id6) {
+            found.push(format!("directory: {}", entry.path().display()));
+        }
+    }
     found.extend(cgroups(Path::new("/sys/fs/cgroup"), id6, 4));
     found.extend(processes(data_dir));
     found

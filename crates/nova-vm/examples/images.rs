@@ -44,7 +44,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
         _ => {
             return Err(
-                "images setup DATA_DIR | add DATA_DIR RUNTIME... | remove DATA_DIR RUNTIME".into()
+                "images setup DATA_DIR | add DATA_DIR RUNTIME... | remove DATA_DIR RUNTIME".into(),
             );
         }
     }

@@ -11,12 +11,14 @@ use crate::container::{ContainerConfig, ContainerDriver};
 use crate::driver::{BootError, CodeSource, VmDriver};
 use crate::firecracker::{self, API_TIMEOUT_DEFAULT, FirecrackerConfig, FirecrackerDriver};
 use crate::images::code::CodeImages;
-use crate::images::{Artifacts, RuntimeCatalog, prepare_initramfs, write_program};
+use crate::images::{
+    Artifacts, InstallError, Installer, RuntimeCatalog, prepare_initramfs, write_program,
+};
 use crate::lease::{Lease, LeaseError};
 use crate::network::{Attachment, Network, NetworkConfig, NetworkError};
 use crate::owner::{Owner, OwnerError};
 use crate::reconcile::{Report, reconcile};
-use crate::slots::{AddressRange, SlotAllocator};
+use crate::slots::AddressRange;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -66,6 +68,9 @@ pub enum HostError {
     /// The backend lacks something.
     #[error(transparent)]
     Backend(#[from] BootError),
+    /// What an interrupted installation left cannot be removed.
+    #[error(transparent)]
+    Leftovers(#[from] InstallError),
     /// A file or directory cannot be used.
     #[error("{path}: {source}")]
     Io {
@@ -85,7 +90,7 @@ pub struct Host {
     catalog: Arc<RuntimeCatalog>,
     driver: Driver,
     network: Option<Arc<Network>>,
-    _lease: Lease,
+    _lease: Option<Lease>,
 }
 
 /// The backend in use, to be taken down in its own way.
@@ -99,49 +104,56 @@ impl Host {
     /// Takes the data directory, removes what a crash left, and prepares the backend.
     pub async fn start(config: HostConfig, code: Arc<dyn CodeSource>) -> Result<Self, HostError> {
         let owner = Owner::open(&config.data_dir)?;
-        let lease = Lease::take(&owner, config.network_range)?;
-        let leftovers = reconcile(&owner, &config.oci_runtime).await;
+        Installer::new(owner.data_dir()).remove_leftovers()?;
         let io = |path: PathBuf| move |source| HostError::Io { path, source };
         let catalog = RuntimeCatalog::open(config.artifacts.clone())
             .map_err(io(config.artifacts.own().to_owned()))?;
         let catalog = Arc::new(catalog);
+        if config.backend == Backend::None {
+            return Ok(Self::without_guests(owner, catalog));
+        }
+        let lease = Lease::take(&owner, config.network_range)?;
+        let leftovers = reconcile(&owner, &config.oci_runtime).await;
         let code_dir = owner.data_dir().join("cache/code");
         let code = Arc::new(CodeImages::new(code_dir.clone(), code).map_err(io(code_dir))?);
 
         let firecracker = firecracker_config(&config, &owner);
-        let choice = backend::choose(
-            config.backend,
-            owner.data_dir(),
-            firecracker.clone(),
-            |probed| async {
-                // The probe needs one slot, and nothing else has any yet.
-                let slots = SlotAllocator::new(lease.space());
-                firecracker::probe(probed, &slots, config.probe_timeout).await
-            },
-        )
-        .await?;
+        let choice =
+            backend::choose(config.backend, owner.data_dir(), firecracker.clone(), |probed| {
+                firecracker::probe(probed, lease.slots(), config.probe_timeout)
+            })
+            .await?;
         let attachment = match choice.backend {
-            Chosen::Firecracker => Some(Attachment::Tap),
-            Chosen::Container => Some(Attachment::Interface),
-            Chosen::None => None,
+            Chosen::Firecracker => Attachment::Tap,
+            Chosen::Container => Attachment::Interface,
+            Chosen::None => return Ok(Self::without_guests(owner, catalog)),
         };
-        let network = match attachment {
-            Some(attachment) => {
-                let resolvers = config.resolvers.clone();
-                let network = NetworkConfig { attachment, resolvers, stock: NETWORK_STOCK };
-                Some(Arc::new(Network::start(owner.clone(), &lease, network).await?))
-            }
-            None => None,
-        };
+        let resolvers = config.resolvers.clone();
+        let network = NetworkConfig { attachment, resolvers, stock: NETWORK_STOCK };
+        let network = Arc::new(Network::start(owner.clone(), &lease, network).await?);
         let made = make_driver(&config, &owner, &choice, firecracker, &network, &catalog, &code);
         let driver = match made {
             Ok(driver) => driver,
             Err(error) => {
-                shut_network(network).await;
+                network.shutdown().await;
                 return Err(error);
             }
         };
-        Ok(Self { owner, choice, leftovers, catalog, driver, network, _lease: lease })
+        let network = Some(network);
+        Ok(Self { owner, choice, leftovers, catalog, driver, network, _lease: Some(lease) })
+    }
+
+    /// The backend `none`: touches nothing of the host, so that anybody may run it.
+    fn without_guests(owner: Owner, catalog: Arc<RuntimeCatalog>) -> Self {
+        Self {
+            owner,
+            choice: Choice { backend: Chosen::None, warning: None },
+            leftovers: Report::default(),
+            catalog,
+            driver: Driver::None(Arc::new(NoneDriver)),
+            network: None,
+            _lease: None,
+        }
     }
 
     /// Makes guests.
@@ -180,16 +192,9 @@ impl Host {
             Driver::Container(driver) => driver.shutdown().await,
             Driver::None(_) => {}
         }
-        shut_network(self.network).await;
-    }
-}
-
-/// The drivers share the network; it can be taken down once the last of them has let go.
-async fn shut_network(network: Option<Arc<Network>>) {
-    let Some(network) = network else { return };
-    match Arc::try_unwrap(network) {
-        Ok(network) => network.shutdown().await,
-        Err(_) => tracing::error!("the network is still in use and stays until the next start"),
+        if let Some(network) = self.network {
+            network.shutdown().await;
+        }
     }
 }
 
@@ -216,11 +221,10 @@ fn make_driver(
     owner: &Owner,
     choice: &Choice,
     firecracker: Result<FirecrackerConfig, String>,
-    network: &Option<Arc<Network>>,
+    network: &Arc<Network>,
     catalog: &Arc<RuntimeCatalog>,
     code: &Arc<CodeImages>,
 ) -> Result<Driver, HostError> {
-    let Some(network) = network else { return Ok(Driver::None(Arc::new(NoneDriver))) };
     let slots = network.slots().clone();
     let (network, catalog, code) = (Some(network.clone()), catalog.clone(), code.clone());
     match choice.backend {

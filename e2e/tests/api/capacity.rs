@@ -94,6 +94,7 @@ print('{\"ok\": true}')
     }
     let answer = function.call(&json!("short")).await;
     assert_eq!(answer["output"], json!({"ok": true}));
+    assert_eq!(answer["start"], "warm", "the VM lives on: {answer}");
     eventually("one VM, idle", async || (function.vm_states().await == ["idle"]).then_some(()))
         .await;
     function.delete().await;

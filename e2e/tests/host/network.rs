@@ -180,7 +180,12 @@ fn egress_reaches_public_addresses_and_nothing_private() {
         for namespace in run("ip", &["netns", "list"]).lines() {
             let name = namespace.split(' ').next().unwrap();
             if name.starts_with(&format!("nova-{id6}-")) {
-                run("ip", &["netns", "exec", name, "nft", "flush", "ruleset"]);
+                let nft = ["netns", "exec", name, "nft"];
+                run("ip", &[&nft[..], &["flush", "chain", "inet", "nova", "reach"]].concat());
+                run(
+                    "ip",
+                    &[&nft[..], &["add", "rule", "inet", "nova", "reach", "accept"]].concat(),
+                );
             }
         }
         run("nft", &["flush", "chain", "inet", &format!("nova_{id6}"), "forward"]);

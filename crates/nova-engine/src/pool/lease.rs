@@ -11,7 +11,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// A slot of a VM. Not clonable: whoever holds it is the slot's one owner. Dropping it gives the slot
-/// back; after a call that did not come to its end the VM is stopped, because what runs in it is
+/// back. After a call that was cancelled the slot stays taken until the guest has ended that call;
+/// after one that failed, or is not ended in time, the VM is stopped, because what runs in it is
 /// unknown.
 pub(crate) struct Lease {
     pool: Pool,
@@ -20,7 +21,18 @@ pub(crate) struct Lease {
     guest: Option<Guest>,
     plan: Arc<Plan>,
     waited: Waited,
-    reusable: bool,
+    call: Call,
+}
+
+/// What is known of the call on a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Call {
+    /// None runs.
+    Ended,
+    /// One was sent; still so at the drop, its caller has left.
+    Sent,
+    /// It got no answer.
+    Failed,
 }
 
 /// How long a caller waited, and for what.
@@ -71,7 +83,7 @@ impl Lease {
         plan: Arc<Plan>,
         waited: Waited,
     ) -> Self {
-        Self { pool, number, guest: Some(guest), plan, waited, reusable: true }
+        Self { pool, number, guest: Some(guest), plan, waited, call: Call::Ended }
     }
 
     /// What the VM runs. Newer than what the caller asked for if it changed while it waited.
@@ -94,22 +106,40 @@ impl Lease {
             return Err(ExecError::Lost("the microVM was given back".into()));
         };
         // Until proven otherwise: a future that is dropped here leaves a guest in the middle of a call.
-        self.reusable = false;
+        self.call = Call::Sent;
         let report = tokio::select! {
-            report = guest.exec(request, events) => report?,
+            report = guest.exec(request, events) => report,
             () = self.pool.inner.cut_off.cancelled() => {
-                return Err(ExecError::Lost("nova shut down before the call ended".into()));
+                Err(ExecError::Lost("nova shut down before the call ended".into()))
             }
         };
-        self.reusable = true;
-        Ok(report)
+        self.call = if report.is_ok() { Call::Ended } else { Call::Failed };
+        report
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         // Before the policy may order the VM to stop: its task then holds the only reference.
-        self.guest = None;
-        self.pool.handle(Event::Released { vm: self.number, reusable: self.reusable });
+        let guest = self.guest.take();
+        let number = self.number;
+        match (self.call, guest) {
+            (Call::Sent, Some(guest)) => {
+                let pool = self.pool.clone();
+                self.pool.inner.tasks.spawn(async move {
+                    let reusable = tokio::select! {
+                        settled = guest.settled() => settled,
+                        () = pool.inner.cut_off.cancelled() => false,
+                    };
+                    drop(guest);
+                    pool.handle(Event::Released { vm: number, reusable });
+                });
+            }
+            (call, guest) => {
+                drop(guest);
+                let reusable = call == Call::Ended;
+                self.pool.handle(Event::Released { vm: number, reusable });
+            }
+        }
     }
 }

@@ -24,6 +24,8 @@ use tokio::time::sleep;
 pub const BOOT: Duration = Duration::from_millis(100);
 /// How long a stop takes.
 pub const STOP: Duration = Duration::from_millis(50);
+/// How long a guest takes to end a cancelled call.
+pub const SETTLE: Duration = Duration::from_millis(20);
 /// What a guest takes beside its `memory_mb`, MiB.
 pub const OVERHEAD_MB: u32 = 32;
 
@@ -44,6 +46,8 @@ pub struct Host {
     pub order: Vec<u64>,
     /// Calls that were cancelled in the guest.
     pub cancelled: usize,
+    /// Guests end a cancelled call after [`SETTLE`] and are as good as before; else they can't tell.
+    pub guests_settle: bool,
     pub boots_fail: Option<fn() -> BootError>,
     pub boots_hang: bool,
     /// Turned to make all guests die.
@@ -173,6 +177,12 @@ impl MicroVm for FakeVm {
         });
         let phases = GuestPhases { init_us: 2000, exec_us: wish.ms * 1000 };
         Ok(ExecReport { output, error, phases, log_truncated: false })
+    }
+
+    async fn settled(&self) -> bool {
+        let settles = self.place.host.lock().unwrap().guests_settle;
+        sleep(SETTLE).await;
+        settles
     }
 
     async fn died(&self) -> String {

@@ -146,7 +146,23 @@ async fn a_caller_who_leaves_during_the_boot_leaves_a_warm_vm_to_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_who_leaves_during_the_call_cancels_it_and_its_vm_is_not_reused() {
+async fn a_vm_lives_on_when_its_guest_has_ended_the_cancelled_call() {
+    let world = World::new();
+    world.put("f", |f| f.config.max_replicas = 1).await;
+    world.driver.host().guests_settle = true;
+    let call = world.spawn("f", json!({"ms": 20_000}));
+    world.pass(200).await;
+    call.abort();
+    world.pass(5).await;
+    assert_eq!(world.executor.stats().count(VmPhase::Busy), 1, "until the guest says so");
+    assert_eq!(world.call("f", json!({})).await.unwrap().start, Start::Warm);
+    assert_eq!(world.driver.host().cancelled, 1);
+    assert_eq!(world.boots(), 1);
+    world.assert_nothing_leaks().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_whose_guest_cannot_tell_is_not_reused_after_a_cancelled_call() {
     let world = World::new();
     world.put("f", |_| ()).await;
     let call = world.spawn("f", json!({"ms": 20_000}));

@@ -79,8 +79,9 @@ async fn boot_one(subject: &Subject) -> Result<Duration, String> {
     let files = subject.artifacts.firecracker().map_err(|error| error.to_string())?;
     let kernel = subject.artifacts.kernel().map_err(|error| error.to_string())?;
     // A data directory of its own, because a running daemon holds the lock of the real one. On the
-    // same file system where possible, because that decides whether jails work.
-    let parent = if subject.data_dir.is_dir() { &subject.data_dir } else { &std::env::temp_dir() };
+    // same file system, because that decides whether jails work.
+    let existing = subject.data_dir.ancestors().find(|path| path.is_dir());
+    let parent = existing.ok_or("the data directory has no parent")?;
     let directory = tempfile::Builder::new()
         .prefix(".doctor-")
         .tempdir_in(parent)

@@ -47,6 +47,8 @@ fn compose(agent: &[u8], modules: &Path) -> io::Result<Vec<u8>> {
     }
     // The kernel opens it for /init's standard streams, before anybody could have made it.
     archive.add("dev/console", CHARACTER_DEVICE | 0o600, (5, 1), &[]);
+    // Standard streams of last resort for a boot without a console.
+    archive.add("dev/null", CHARACTER_DEVICE | 0o666, (1, 3), &[]);
     archive.add("init", FILE | 0o755, (0, 0), agent);
     archive.add("modules/order", FILE | 0o644, (0, 0), order.as_bytes());
     let mut bytes_left = MODULES_MAX_BYTES;
