@@ -1,5 +1,7 @@
 //! What a user of a running daemon notices, on whatever backend it has. Needs `NOVA_URL`,
 //! `NOVA_API_KEY` and `NOVA_BIN`.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod bad_input;
 mod capacity;
 mod command_line;

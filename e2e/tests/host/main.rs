@@ -1,6 +1,8 @@
 //! What the owner of a machine notices: crashes, restarts, broken parts, packets. These tests start
 //! daemons of their own and look behind them, so they run on the machine that hosts the guests, as
 //! root. Needs `NOVA_BIN`, `NOVA_E2E_BACKEND` and `NOVA_ARTIFACTS`.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod backend_choice;
 mod broken_parts;
 mod crash;
