@@ -32,7 +32,8 @@ build: deps ## bin/nova and bin/nova-agent
 build-linux: build ## the same: Nova runs on Linux only, and the binary needs only glibc
 
 images: build ## guest kernel, Firecracker, and the first runtime images
-	@bin/nova setup --data-dir $(CACHE)
+	@bin/nova setup --data-dir $(CACHE) \
+		|| { echo "the pinned parts are not to be had: trying the newest kernel"; bin/nova setup --latest-kernel --data-dir $(CACHE); }
 	@bin/nova runtime add --data-dir $(CACHE) base python node
 
 run: images ## three functions answer; ONCE=1 in a temporary place, TESTBED=1 on real Firecracker
