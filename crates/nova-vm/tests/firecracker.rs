@@ -267,6 +267,16 @@ async fn an_image_that_is_not_installed_is_named() {
 }
 
 #[tokio::test]
+async fn an_image_whose_file_is_gone_is_named_with_its_runtime() {
+    let bench = Bench::new(json!({}));
+    bench.remove_image();
+    let error = bench.boot().await.err().unwrap().to_string();
+    assert!(error.contains("`nova runtime add base` brings it back"), "{error}");
+    bench.assert_nothing_left();
+    bench.finish().await;
+}
+
+#[tokio::test]
 async fn guests_run_side_by_side_under_uids_of_their_own() {
     let bench = Bench::new(json!({}));
     let (first, second) = tokio::join!(bench.boot(), bench.boot());

@@ -12,6 +12,7 @@ use crate::slots::SlotAllocator;
 use async_trait::async_trait;
 use nova_domain::NetworkPolicy;
 use nova_proto::{CgroupSetup, Init, PROTOCOL_VERSION, Rootfs};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -60,13 +61,14 @@ impl FirecrackerDriver {
 
     /// After the first boot: this data directory has run microVMs from now on.
     fn remember(&self) -> Result<(), BootError> {
-        if self.is_remembered.swap(true, Ordering::Relaxed) {
+        if self.is_remembered.load(Ordering::Relaxed) {
             return Ok(());
         }
-        remember_firecracker(self.host.config.owner.data_dir()).map_err(|error| BootError::Failed {
-            phase: "remembering the backend",
-            problem: error.to_string(),
-        })
+        remember_firecracker(self.host.config.owner.data_dir()).map_err(|error| {
+            BootError::Failed { phase: "remembering the backend", problem: error.to_string() }
+        })?;
+        self.is_remembered.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn place(&self, spec: &VmSpec) -> Result<Place, BootError> {
@@ -92,17 +94,32 @@ impl FirecrackerDriver {
             what: format!("code of function {}", spec.function),
             problem: error.to_string(),
         })?;
-        let image =
-            self.catalog.image_path(&spec.image_digest).ok_or_else(|| BootError::Artifact {
-                what: format!("runtime image {}", spec.image_digest),
-                problem: "it is not installed any more; `nova runtime add` brings it back".into(),
-            })?;
+        let image = self.image(&spec.image_digest)?;
         let config = &self.host.config;
         Ok(Files {
             kernel: config.kernel.clone(),
             initramfs: config.initramfs.clone(),
             drives: Some((image, code)),
         })
+    }
+
+    /// The image's file, or which runtime to add again.
+    fn image(&self, digest: &str) -> Result<PathBuf, BootError> {
+        match self.catalog.image_path(digest) {
+            Some(path) if path.is_file() => Ok(path),
+            missing => {
+                let runtime = self.catalog.list().into_iter().find(|image| image.digest == digest);
+                let id = runtime.map_or_else(|| "ID".to_owned(), |image| image.id.to_string());
+                let seen = match missing {
+                    Some(path) => format!("{} is gone", path.display()),
+                    None => "it is not installed any more".into(),
+                };
+                Err(BootError::Artifact {
+                    what: format!("runtime image {digest}"),
+                    problem: format!("{seen}; `nova runtime add {id}` brings it back"),
+                })
+            }
+        }
     }
 
     fn plan(&self, spec: &VmSpec, place: &Place) -> Plan {

@@ -102,7 +102,9 @@ impl SharedFiles {
 
     /// Makes `source` appear in the jail as `name`. Copies the file at most once.
     pub(crate) async fn link_into(&self, jail: &Jail, source: &Path, name: &str) -> io::Result<()> {
-        let metadata = fs::metadata(source)?;
+        // A link to a symlink would point out of the jail, to nowhere.
+        let source = source.canonicalize()?;
+        let metadata = fs::metadata(&source)?;
         let target = jail.path(name);
         let mode = metadata.permissions().mode();
         if mode & WRITABLE_BY_OTHERS != 0 || mode & READABLE_BY_OTHERS == 0 {
@@ -115,9 +117,9 @@ impl SharedFiles {
                 ),
             ));
         }
-        match fs::hard_link(source, &target) {
+        match fs::hard_link(&source, &target) {
             Err(error) if error.raw_os_error() == Some(Errno::EXDEV as i32) => {
-                let (shared, source) = (self.clone(), source.to_owned());
+                let shared = self.clone();
                 // Takes long, but belongs to no VM: a boot given up meanwhile loses nothing.
                 let copy = spawn_blocking(move || shared.copy_of(&source, &metadata)).await??;
                 fs::hard_link(copy, &target)
@@ -185,6 +187,17 @@ mod tests {
         jail.remove().unwrap();
         assert_eq!(fs::read(&source).unwrap(), b"image");
         assert_eq!(fs::read_dir(dir.path().join("jail/firecracker")).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_symlink_is_followed_before_it_is_linked() {
+        let Fixture { dir, jail, shared } = fixture();
+        let (image, link) = (dir.path().join("image"), dir.path().join("link"));
+        fs::write(&image, "image").unwrap();
+        std::os::unix::fs::symlink(&image, &link).unwrap();
+        shared.link_into(&jail, &link, "image.erofs").await.unwrap();
+        let linked = fs::symlink_metadata(jail.path("image.erofs")).unwrap();
+        assert_eq!(linked.ino(), fs::metadata(&image).unwrap().ino());
     }
 
     #[tokio::test]

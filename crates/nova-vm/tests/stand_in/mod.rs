@@ -164,6 +164,11 @@ impl Bench {
         fs::remove_file(&self.config.jailer).unwrap();
     }
 
+    pub fn remove_image(&self) {
+        let images = self.owner.0.data_dir().join("artifacts/images");
+        fs::remove_file(images.join(format!("{DIGEST}.erofs"))).unwrap();
+    }
+
     pub fn make_kernel_writable_by_all(&self) {
         fs::set_permissions(&self.config.kernel, fs::Permissions::from_mode(0o666)).unwrap();
     }
