@@ -231,7 +231,6 @@ fn make_driver(
         Chosen::Firecracker => {
             let firecracker = firecracker.map_err(BootError::Unavailable)?;
             let driver = FirecrackerDriver::new(firecracker, slots, network, catalog, code)?;
-            backend::remember_firecracker(owner.data_dir())?;
             Ok(Driver::Firecracker(Arc::new(driver)))
         }
         Chosen::Container => {

@@ -32,8 +32,12 @@ async fn a_directory_that_ran_firecracker_never_falls_back() {
     }
     let home = scratch();
     let data = home.path().join("data");
-    let daemon = DaemonOptions::new(&data).start().await;
-    assert!(daemon.terminate().success());
+    let probed = DaemonOptions {
+        backend: Some("auto"),
+        environment: &[("NOVA_PROBE_TIMEOUT", "60s")],
+        ..DaemonOptions::new(&data)
+    };
+    assert!(probed.start().await.terminate().success());
     let broken = DaemonOptions {
         backend: Some("auto"),
         environment: &[("NOVA_FIRECRACKER_DIR", "/nonexistent"), ("NOVA_PROBE_TIMEOUT", "60s")],

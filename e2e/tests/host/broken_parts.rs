@@ -110,7 +110,8 @@ async fn a_full_disk() {
         assert!(status.success(), "{program} {arguments:?}");
     };
     let mount_path = mount.to_str().unwrap();
-    run("mount", &["-t", "tmpfs", "-o", "size=64m", "tmpfs", mount_path]);
+    // Room for what a microVM's jail needs copied, and little more.
+    run("mount", &["-t", "tmpfs", "-o", "size=256m", "tmpfs", mount_path]);
     let data = mount.join("data");
     let daemon = DaemonOptions::new(&data).start().await;
     create(&daemon, "f", "print(1)", json!({})).await;

@@ -85,6 +85,10 @@ impl Client {
         if is_loopback(&url) {
             http = http.no_proxy();
         }
+        if url.scheme() == "http" {
+            // No certificates are needed, and a host that has none must not stop the command line.
+            http = http.tls_certs_only([]);
+        }
         let http = http.build().context("the HTTP client cannot be set up")?;
         Ok(Self { http, url, key })
     }
