@@ -14,12 +14,12 @@ PACKAGES := gcc libc6-dev make pkg-config runc nftables iproute2 procps mmdebstr
 .PHONY: build build-linux deps images run test soak bench lint deny deploy clean
 
 deps: ## what the other targets need, from the distribution
-	@missing=$$(dpkg-query -W -f='$${db:Status-Abbrev} $${Package}\n' $(PACKAGES) 2>/dev/null \
-		| awk '$$1 == "ii" {print $$2}' | sort | comm -13 - <(printf '%s\n' $(PACKAGES) | sort)); \
+	@installed=$$(dpkg-query -W -f='$${db:Status-Abbrev} $${Package}\n' $(PACKAGES) 2>/dev/null || true); \
+	missing=$$(awk '$$1 == "ii" {print $$2}' <<< "$$installed" | sort | comm -13 - <(printf '%s\n' $(PACKAGES) | sort)); \
 	if [ -n "$$missing" ]; then \
 		echo "installing" $$missing; \
 		$(SUDO) apt-get update -qq; \
-		DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
 	fi
 	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
 
@@ -33,7 +33,7 @@ build-linux: build ## the same: Nova runs on Linux only, and the binary needs on
 
 images: build ## guest kernel, Firecracker, and the first runtime images
 	@bin/nova setup --data-dir $(CACHE) \
-		|| { echo "the pinned parts are not to be had: trying the newest kernel"; bin/nova setup --latest-kernel --data-dir $(CACHE); }
+		|| { echo "trying again with the newest kernel of the distribution"; bin/nova setup --latest-kernel --data-dir $(CACHE); }
 	@bin/nova runtime add --data-dir $(CACHE) base python node
 
 run: images ## three functions answer; ONCE=1 in a temporary place, TESTBED=1 on real Firecracker
@@ -62,7 +62,7 @@ deny: ## licences, bans and sources of the dependencies
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	@cargo deny check bans licenses sources
 
-deploy: build ## copies bin/nova to SERVER=user@host over ssh and sets it up as a service there
+deploy: build ## copies bin/nova to SERVER=user@host over ssh; restarts nova.service if it runs there
 	@deploy/push $(SERVER)
 
 clean: ## what builds made; the daemon of `make run` must be stopped first
