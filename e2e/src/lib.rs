@@ -2,7 +2,7 @@
 //! line, and for the tests of a whole host its processes.
 //!
 //! `NOVA_URL`, `NOVA_API_KEY` and `NOVA_BIN` say which daemon is tested; `NOVA_E2E_BACKEND` which
-//! backend it must have. The tests of [`daemon`] start daemons of their own.
+//! backend it must have, `NOVA_E2E_AUTO` which one `auto` must choose here. The tests of [`daemon`] start daemons of their own.
 #![forbid(unsafe_code)]
 
 mod cli;

@@ -118,8 +118,12 @@ print(json.dumps({
 ";
     let fields = json!({"env_vars": {"GREETING": "hi there"}, "memory_mb": 160});
     let function = nova.function("python", code, fields).await;
-    let answer = function.call(&json!({})).await;
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let request = nova.request(reqwest::Method::POST, &function.path("/invoke"));
+    let answer = nova.send(request.header("traceparent", trace).json(&json!({}))).await.ok();
     let seen = &answer["output"];
+    let seen_trace = seen["trace"].as_str().unwrap_or_default();
+    assert!(seen_trace.contains(&trace[3..35]), "the caller's trace id: {seen}");
     assert_eq!(seen["uid"], 1000);
     assert!(matches!(seen["cwd"].as_str(), Some("/code" | "/var/task")), "{seen}");
     assert_eq!((&seen["input"], &seen["same"]), (&json!(true), &json!(true)));

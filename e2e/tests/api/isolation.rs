@@ -16,17 +16,13 @@ print(json.dumps({
     'shadow': attempt(lambda: open('/etc/shadow').read()), 'root': attempt(lambda: os.setuid(0)),
     'agent': attempt(lambda: os.listdir('/nova')), 'kill': attempt(lambda: os.kill(1, 9)),
     'tmp': attempt(lambda: open('/tmp/new', 'w').write('fine')),
-    'mounts': open('/proc/self/mounts').read(),
 }))
 ";
     let function = nova.function("python", code, json!({})).await;
     let seen = function.output(&json!({})).await;
     for forbidden in ["code", "etc", "root", "kill"] {
         let outcome = seen[forbidden].as_str().unwrap();
-        assert!(
-            ["PermissionError", "OSError", "ReadOnlyFileSystem"].contains(&outcome),
-            "{forbidden}: {outcome}"
-        );
+        assert!(["PermissionError", "OSError"].contains(&outcome), "{forbidden}: {outcome}");
     }
     for hidden in ["shadow", "agent"] {
         let outcome = seen[hidden].as_str().unwrap();

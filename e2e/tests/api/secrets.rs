@@ -2,10 +2,13 @@
 use nova_e2e::{Nova, eventually};
 use serde_json::json;
 
+/// SHA-256 of the secret in the first test: the function must not answer with the value itself.
+const VALUE_SHA256: &str = "b085640ea382c89f4133323552bbfb7ebfb61a8088d3d7cc97cdff2e69c11217";
+
 #[tokio::test]
 async fn a_secret_reaches_the_function_and_no_answer_of_nova() {
     let nova = Nova::from_env();
-    let value = format!("s3cret-{}", std::process::id());
+    let value = "s3cret-value-of-the-end-to-end-suite";
     let name = format!("e2e-token-{}", std::process::id());
     nova.put(&format!("/secrets/{name}"), &json!({"value": value})).await.ok();
     let code = "import hashlib, json, os
@@ -23,7 +26,7 @@ print(json.dumps({
     let answer = function.call(&json!({})).await;
     assert_eq!(answer["output"]["file"], true, "{answer}");
     assert_eq!(answer["output"]["mode"], "0o400");
-    assert_eq!(answer["output"]["sha256"].as_str().map(str::len), Some(64));
+    assert_eq!(answer["output"]["sha256"], VALUE_SHA256, "the function got the value");
     for path in [
         function.path(""),
         function.path("/logs"),
@@ -35,7 +38,7 @@ print(json.dumps({
     ] {
         let shown = nova.get(&path).await;
         assert!(shown.status.is_success(), "{path}: {}", shown.text);
-        assert!(!shown.text.contains(&value), "{path} shows the secret");
+        assert!(!shown.text.contains(value), "{path} shows the secret");
     }
     let shown = nova.get(&function.path("")).await.ok();
     assert_eq!(shown["env_vars"]["TOKEN"], format!("$SECRET:{name}"));

@@ -55,9 +55,12 @@ async fn boot_fails(daemon: Daemon, data: &Path, quoted: &str) {
     assert_eq!(traces(&id, data), [""; 0]);
 }
 
+/// What is left of VMs below the data directory: a container's files, or a microVM's jail.
 fn vm_directories(data: &Path) -> Vec<String> {
-    let vms = std::fs::read_dir(data.join("run/vms")).into_iter().flatten().flatten();
-    vms.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    let jails = data.join("run/jail/firecracker");
+    let entries = [data.join("run/vms"), jails].map(std::fs::read_dir).into_iter().flatten();
+    let names = entries.flatten().flatten().map(|entry| entry.file_name());
+    names.map(|name| name.to_string_lossy().into_owned()).collect()
 }
 
 #[tokio::test]

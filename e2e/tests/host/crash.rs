@@ -40,10 +40,15 @@ async fn after_kill_9_everything_is_found_and_a_second_daemon_is_untouched() {
     assert!(load.await.unwrap().iter().all(Result::is_err), "the connections broke");
     assert!(!traces(&first_id, &first_data).is_empty(), "a crash leaves something to find");
 
+    let killed = guests(&first_id);
+    assert!(!killed.is_empty(), "guests outlive the daemon that was killed");
     let again = options.start().await;
     assert_eq!(again.id(), first_id, "it is the same owner");
+    let alive: Vec<_> = killed.iter().filter(|guest| guests(&first_id).contains(guest)).collect();
+    assert!(alive.is_empty(), "found and removed at the start: {alive:?}");
     assert_eq!(call(&again, "sleeper", json!(2)).await, 2, "calls work again at once");
-    assert_eq!(call(&second, "sleeper", json!(3)).await, 3);
+    let answer = second.nova.post("/functions/sleeper/invoke", &json!(3)).await.ok();
+    assert_eq!((&answer["output"], &answer["start"]), (&json!(3), &json!("warm")));
     let answer = second.nova.get("/stats").await.ok();
     assert_eq!(answer["active_vms"], 1, "{answer}");
     // Other instances of `ip netns` and mounts of the first may come and go; the second's must stay.
@@ -91,17 +96,26 @@ async fn a_guest_that_is_killed_costs_its_own_call_only() {
     assert_eq!(traces(&id, &data), [""; 0]);
 }
 
-/// Host processes in a cgroup that is named by the VM.
+/// Processes of a daemon's guests.
+fn guests(daemon_id: &str) -> Vec<u32> {
+    processes_in_cgroup(&format!("nova-{}/", &daemon_id[..6]))
+}
+
+/// Processes of one guest.
 fn processes_of(vm: &str) -> Vec<u32> {
-    let pids: Vec<u32> = std::fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
+    let pids = processes_in_cgroup(vm);
+    assert!(!pids.is_empty(), "no process of VM {vm}");
+    pids
+}
+
+/// Host processes in a cgroup whose path holds this text.
+fn processes_in_cgroup(path: &str) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries
         .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
         .filter(|pid: &u32| {
             let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup"));
-            cgroup.is_ok_and(|text| text.contains(vm))
+            cgroup.is_ok_and(|text| text.contains(path))
         })
-        .collect();
-    assert!(!pids.is_empty(), "no process of VM {vm}");
-    pids
+        .collect()
 }

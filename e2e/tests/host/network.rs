@@ -220,6 +220,11 @@ print('0')
         let nova = daemon.nova.clone();
         let listener =
             tokio::spawn(async move { nova.post("/functions/listener/invoke", &json!({})).await });
+        eventually("the listener runs", async || {
+            let stats = daemon.nova.get("/stats").await.ok();
+            stats["vms"].as_array()?.iter().any(|vm| vm["state"] == "busy").then_some(())
+        })
+        .await;
         let addresses = guest_side_addresses();
         let mut hosts: Vec<&str> = vec!["198.18.0.1", "127.0.0.1"];
         hosts.extend(addresses.iter().map(String::as_str));
