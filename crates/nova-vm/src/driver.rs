@@ -70,6 +70,10 @@ pub struct ExecRequest {
     pub input: Box<RawValue>,
 }
 
+/// Processes and threads of a function at most, on every backend. Enough for thread pools of any
+/// runtime, few enough that a fork bomb is stopped in a guest of 64 MiB.
+pub(crate) const FUNCTION_PIDS_MAX: u32 = 1024;
+
 /// Where log lines of a running call go. Bounded: a guest that writes faster than the host reads is
 /// held back, never buffered without end.
 pub type EventSink = mpsc::Sender<LogLine>;

@@ -38,7 +38,7 @@ pub async fn reconcile(owner: &Owner, oci_runtime: &Path) -> Report {
 }
 
 impl Report {
-    fn add(&mut self, other: Result<Report, impl std::fmt::Display>) {
+    pub(crate) fn add(&mut self, other: Result<Report, impl std::fmt::Display>) {
         match other {
             Ok(other) => {
                 self.removed.extend(other.removed);

@@ -80,7 +80,7 @@ async fn a_missing_image() {
     let data = home.path().join("data");
     let daemon = start(&data, &artifacts, &[]).await;
     std::fs::remove_file(python_image(&artifacts)).unwrap();
-    boot_fails(daemon, &data, "nova runtime add python").await;
+    boot_fails(daemon, &data, "nova runtime add").await;
 }
 
 #[tokio::test]

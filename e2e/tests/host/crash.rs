@@ -85,8 +85,8 @@ async fn a_guest_that_is_killed_costs_its_own_call_only() {
     })
     .await;
     for pid in processes_of(&vm) {
-        let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
-        assert!(killed.unwrap().success());
+        // The first that is killed may take the others along.
+        std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
     }
     in_flight.await.unwrap().problem(502, "guest_lost");
     assert_eq!(call(&daemon, "other", json!(2)).await, 2);

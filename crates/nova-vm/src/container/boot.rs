@@ -18,7 +18,7 @@ use super::process::Process;
 use super::remains::{Identity, Remains};
 use crate::agent_line::{AgentLine, LineError};
 use crate::cgroup::{CgroupError, GroupLimits};
-use crate::driver::{BootError, VmSpec};
+use crate::driver::{BootError, FUNCTION_PIDS_MAX, VmSpec};
 use crate::firecracker::console::Console;
 use nova_domain::NetworkPolicy;
 use nova_proto::{Init, PROTOCOL_VERSION, Rootfs};
@@ -29,8 +29,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Most processes and threads of a function. Language runtimes take dozens; a fork bomb stops here.
-const FUNCTION_PIDS_MAX: u32 = 1024;
 /// How long after the container's death the end of its console may take to be read.
 const CONSOLE_WITHIN: Duration = Duration::from_millis(200);
 

@@ -92,7 +92,7 @@ impl ImageMounts {
 
 fn artifact(digest: &str, problem: &str) -> BootError {
     let short: String = digest.chars().take(12).collect();
-    let problem = format!("{problem}; install the runtime again");
+    let problem = format!("{problem}; `nova runtime add` brings it back");
     BootError::Artifact { what: format!("runtime image {short}"), problem }
 }
 

@@ -62,9 +62,6 @@ const STOP_WITHIN: Duration = Duration::from_millis(500);
 /// After the line to the agent broke: how long to wait for what may explain it, the container's end
 /// and the last of its console.
 const EXPLANATION_WITHIN: Duration = Duration::from_millis(200);
-/// Where the OCI runtime is unless configured otherwise.
-pub const RUNTIME_DEFAULT: &str = "/usr/bin/runc";
-
 /// What the driver is told.
 #[derive(Debug, Clone)]
 pub struct ContainerConfig {

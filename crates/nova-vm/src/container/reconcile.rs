@@ -20,7 +20,7 @@ pub async fn reconcile(owner: &Owner, runtime: &Path) -> Report {
     let mut report = Report::default();
     let runtime = OciRuntime::new(runtime.to_owned(), owner.runc_root());
     let (owner_, root) = (owner.clone(), runtime.root().to_owned());
-    report.take(spawn_blocking(move || end_processes(&owner_, &root)).await.unwrap_or_default());
+    report.add(spawn_blocking(move || end_processes(&owner_, &root)).await);
     for id in names(runtime.root()) {
         match runtime.delete(&id).await {
             Ok(()) => report.removed.push(format!("container {id}")),
@@ -28,16 +28,11 @@ pub async fn reconcile(owner: &Owner, runtime: &Path) -> Report {
         }
     }
     let owner = owner.clone();
-    report.take(spawn_blocking(move || remove_files(&owner)).await.unwrap_or_default());
+    report.add(spawn_blocking(move || remove_files(&owner)).await);
     report
 }
 
 impl Report {
-    fn take(&mut self, other: Report) {
-        self.removed.extend(other.removed);
-        self.failed.extend(other.failed);
-    }
-
     fn note(&mut self, what: String, result: Result<(), impl std::fmt::Display>) {
         match result {
             Ok(()) => self.removed.push(what),
@@ -83,7 +78,8 @@ fn remove_files(owner: &Owner) -> Report {
         report.note(format!("directory of guest {vm}"), std::fs::remove_dir_all(directory));
     }
     let (removed, failed) = unmount_all(owner);
-    report.take(Report { removed, failed });
+    report.removed.extend(removed);
+    report.failed.extend(failed);
     report
 }
 

@@ -24,13 +24,13 @@ pub(super) async fn programs(subject: &Subject) -> Vec<Finding> {
             "firecracker",
             bad,
             format!("version {version} is older than {OLDEST}"),
-            "run `nova setup`, or give --firecracker-dir a newer release",
+            "run `nova setup`, or `nova setup --firecracker-dir DIR` with a newer release in DIR",
         ),
         Ok(version) if *version < RECOMMENDED => Finding::bad(
             "firecracker",
             bad.min(Status::Warn),
             format!("version {version} works; {RECOMMENDED} is recommended"),
-            format!("give --firecracker-dir release {RECOMMENDED} or newer"),
+            format!("run `nova setup --firecracker-dir DIR` with release {RECOMMENDED} in DIR"),
         ),
         Ok(version) => Finding::ok("firecracker", format!("version {version}")),
     }];

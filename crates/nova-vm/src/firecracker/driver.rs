@@ -4,7 +4,7 @@ use super::boot::{Files, Ready};
 use super::plan::{CODE_DEVICE, GUEST_OVERHEAD_MB, IMAGE_DEVICE, Nic, Plan, VMM_OVERHEAD_MB};
 use super::{FirecrackerConfig, FirecrackerVm, Host, reconcile};
 use crate::backend::remember_firecracker;
-use crate::driver::{BootError, MicroVm, VmDriver, VmSpec};
+use crate::driver::{BootError, FUNCTION_PIDS_MAX, MicroVm, VmDriver, VmSpec};
 use crate::images::RuntimeCatalog;
 use crate::images::code::CodeImages;
 use crate::network::{Network, NetworkSlot};
@@ -15,10 +15,6 @@ use nova_proto::{CgroupSetup, Init, PROTOCOL_VERSION, Rootfs};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Processes and threads of a function at most. Enough for thread pools of any runtime, few enough
-/// that a fork bomb is stopped in a guest of 64 MiB.
-const FUNCTION_PIDS_MAX: u32 = 1024;
 
 /// Fresh randomness for each guest's kernel, bytes: what the kernel's own generator is seeded with.
 const ENTROPY_BYTES: usize = 64;

@@ -41,9 +41,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
-/// A boot takes 0.1 to 0.3 s on hardware; ten seconds are for a host that is busy with fifty.
-pub const BOOT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
-
 /// How long Firecracker may take for one API call. `InstanceStart` is the longest: it loads the
 /// kernel and the initramfs, from disk if they are not in the page cache.
 pub const API_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);

@@ -7,7 +7,7 @@ use nova_domain::{
 };
 use nova_proto::{ExecReport, FunctionSetup};
 use nova_vm::cgroup::Cgroups;
-use nova_vm::container::{ContainerConfig, ContainerDriver, RUNTIME_DEFAULT, reconcile};
+use nova_vm::container::{ContainerConfig, ContainerDriver, reconcile};
 use nova_vm::images::code::{CodeImages, UploadKind, canonicalise};
 use nova_vm::images::{Artifacts, RuntimeCatalog};
 use nova_vm::lease::Lease;
@@ -47,7 +47,7 @@ pub fn possible() -> bool {
 
 /// The OCI runtime to test with: `NOVA_OCI_RUNTIME`, as the daemon has it, or the default.
 pub fn oci_runtime() -> PathBuf {
-    std::env::var_os("NOVA_OCI_RUNTIME").map_or_else(|| RUNTIME_DEFAULT.into(), PathBuf::from)
+    std::env::var_os("NOVA_OCI_RUNTIME").map_or_else(|| "/usr/bin/runc".into(), PathBuf::from)
 }
 
 /// The file of the runtime image `base`, from `NOVA_ARTIFACTS` or where `make images` puts it.
