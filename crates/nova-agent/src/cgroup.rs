@@ -56,7 +56,7 @@ fn open(path: &Path) -> Result<File, String> {
 /// Makes the cgroup `function` with these limits, in the mounted cgroup2.
 fn make(memory_mb: u32, pids_max: u32) -> Result<PathBuf, String> {
     let root = Path::new(CGROUP_ROOT);
-    write(&root.join("cgroup.subtree_control"), "+memory +pids")?;
+    write(&root.join("cgroup.subtree_control"), "+cpu +memory +pids")?;
     let directory = root.join("function");
     fs::create_dir_all(&directory)
         .map_err(|error| format!("make the cgroup {}: {error}", directory.display()))?;

@@ -14,6 +14,8 @@ pub struct InvalidField {
 
 /// Most characters of a bad value that an error repeats.
 const QUOTE_MAX_CHARS: usize = 64;
+/// Most characters of a field's name or a problem: they may hold what a client sent, of any length.
+const TEXT_MAX_CHARS: usize = 300;
 
 impl InvalidField {
     /// Names the field, the problem and the remedy.
@@ -22,7 +24,14 @@ impl InvalidField {
         problem: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
-        Self { field: field.into(), problem: problem.into(), hint: hint.into() }
+        Self { field: cut(field.into()), problem: cut(problem.into()), hint: hint.into() }
+    }
+}
+
+fn cut(text: String) -> String {
+    match text.char_indices().nth(TEXT_MAX_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }
 

@@ -114,7 +114,8 @@ pub struct SealedSecret {
     pub updated_at: DateTime<Utc>,
 }
 
-/// What Nova remembers. Every method is one transaction.
+/// What Nova remembers. Every method but [`append_records`](Store::append_records) and
+/// [`forget_records`](Store::forget_records) is one atomic statement.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Adds a function; [`StoreError::Exists`] where the name is taken.
@@ -140,8 +141,8 @@ pub trait Store: Send + Sync + 'static {
     /// Code that any function refers to.
     async fn code_in_use(&self) -> Result<Vec<CodeHash>, StoreError>;
 
-    /// Adds records of calls and their log lines, all or nothing. A record that is there already
-    /// (same request id and attempt) is left as it is.
+    /// Adds records of calls and their log lines. What is there already (same request id, attempt
+    /// and place) is left as it is, so a batch that failed half-way is simply given again.
     async fn append_records(
         &self,
         invocations: &[InvocationRecord],

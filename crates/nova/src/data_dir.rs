@@ -4,9 +4,9 @@
 //! * `daemon.pid`: locked for the life of the daemon; holds its process id and address.
 //! * `admin.key`: the API key of the first run, readable by its owner only.
 use nova_store::{ApiKey, ApiKeyText, Role, Store, StoreError};
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 const LOCK_FILE: &str = "daemon.pid";
@@ -60,6 +60,8 @@ impl DataDir {
             move |source| DataDirError::Io { path, source }
         };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(error(path))?;
+        // One that was there already may be open to others; database and code lie in it.
+        std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(error(path))?;
         let lock_path = path.join(LOCK_FILE);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);

@@ -1,4 +1,8 @@
 //! What is remembered of calls: one row each, and their log lines.
+//!
+//! No explicit transactions: each statement is its own, and repeating a batch is harmless. When the
+//! disk is full SQLite rolls a transaction back by itself, the pool's connection does not notice,
+//! and from then on holds locks that nobody releases.
 use super::entity::{invocation, log_line};
 use super::{convert, unavailable};
 use crate::store::{InvocationFilter, LogFilter, Page, PageRequest, StoreError};
@@ -6,8 +10,8 @@ use chrono::{DateTime, Utc};
 use nova_domain::{InvocationRecord, LogRecord, RequestId};
 use sea_orm::sea_query::{Expr, ExprTrait, LikeExpr, OnConflict};
 use sea_orm::{
-    ColumnTrait, Condition, DatabaseConnection, DatabaseTransaction, EntityTrait, IntoActiveModel,
-    QueryFilter, QueryOrder, QuerySelect, TransactionTrait,
+    ColumnTrait, Condition, DatabaseConnection, EntityTrait, IntoActiveModel, QueryFilter,
+    QueryOrder, QuerySelect,
 };
 use uuid::Uuid;
 
@@ -22,18 +26,17 @@ pub(super) async fn append(
     invocations: &[InvocationRecord],
     logs: &[LogRecord],
 ) -> Result<(), StoreError> {
-    let transaction = db.begin().await.map_err(unavailable)?;
     for records in invocations.chunks(INSERT_ROWS) {
-        insert_invocations(&transaction, records).await?;
+        insert_invocations(db, records).await?;
     }
     for lines in logs.chunks(INSERT_ROWS) {
-        insert_logs(&transaction, lines).await?;
+        insert_logs(db, lines).await?;
     }
-    transaction.commit().await.map_err(unavailable)
+    Ok(())
 }
 
 async fn insert_invocations(
-    transaction: &DatabaseTransaction,
+    db: &DatabaseConnection,
     records: &[InvocationRecord],
 ) -> Result<(), StoreError> {
     use invocation::{Column, Entity};
@@ -45,16 +48,13 @@ async fn insert_invocations(
         .on_conflict(
             OnConflict::columns([Column::RequestId, Column::Attempt]).do_nothing().to_owned(),
         )
-        .exec_without_returning(transaction)
+        .exec_without_returning(db)
         .await
         .map(|_| ())
         .map_err(unavailable)
 }
 
-async fn insert_logs(
-    transaction: &DatabaseTransaction,
-    lines: &[LogRecord],
-) -> Result<(), StoreError> {
+async fn insert_logs(db: &DatabaseConnection, lines: &[LogRecord]) -> Result<(), StoreError> {
     use log_line::{Column, Entity};
     let rows: Vec<_> = lines
         .iter()
@@ -66,7 +66,7 @@ async fn insert_logs(
                 .do_nothing()
                 .to_owned(),
         )
-        .exec_without_returning(transaction)
+        .exec_without_returning(db)
         .await
         .map(|_| ())
         .map_err(unavailable)
@@ -157,17 +157,15 @@ pub(super) async fn forget(
     db: &DatabaseConnection,
     before: DateTime<Utc>,
 ) -> Result<u64, StoreError> {
-    let transaction = db.begin().await.map_err(unavailable)?;
     log_line::Entity::delete_many()
         .filter(log_line::Column::Time.lt(before))
-        .exec(&transaction)
+        .exec(db)
         .await
         .map_err(unavailable)?;
     let forgotten = invocation::Entity::delete_many()
         .filter(invocation::Column::CreatedAt.lt(before))
-        .exec(&transaction)
+        .exec(db)
         .await
         .map_err(unavailable)?;
-    transaction.commit().await.map_err(unavailable)?;
     Ok(forgotten.rows_affected)
 }

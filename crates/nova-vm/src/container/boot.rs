@@ -273,7 +273,9 @@ fn make_cgroups(
     vm.create(&GroupLimits { cpus: Some(vcpus), ..GroupLimits::default() })?;
     function.create(&GroupLimits {
         memory_bytes: Some(u64::from(memory_mb) << 20),
-        cpus: None,
+        // The same limit as the guest's, for the sake of a group of its own: a thousand processes in
+        // it then weigh as much as one, and the agent beside it gets its turn to kill them.
+        cpus: Some(vcpus),
         pids: Some(FUNCTION_PIDS_MAX),
     })?;
     vm.let_move(uid_root, function)?;

@@ -5,6 +5,7 @@
 //! key, a malformed, unknown or expired one, or a store that does not answer means no.
 use super::Api;
 use super::problem::{ErrorCode, Problem};
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
@@ -101,7 +102,7 @@ impl KeyRing {
 /// The layer of one route: lets a request through to the handler, with its [`Caller`], or answers.
 pub async fn guard(
     State((api, access)): State<(Arc<Api>, Access)>,
-    params: RawPathParams,
+    params: Result<RawPathParams, RawPathParamsRejection>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -109,7 +110,9 @@ pub async fn guard(
         Access::Open => Ok(Caller { key: None }),
         Access::Key(..) if !api.settings.authentication => Ok(Caller { key: None }),
         Access::Key(role, scope) => {
-            let function = params.iter().find(|(name, _)| *name == "name").map(|(_, name)| name);
+            // A path that is no text names no function; the handler says what is wrong with it.
+            let mut names = params.iter().flat_map(|params| params.iter());
+            let function = names.find(|(name, _)| *name == "name").map(|(_, name)| name);
             authorize(&api, request.headers(), role, scope, function).await
         }
     };

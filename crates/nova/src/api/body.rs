@@ -116,7 +116,8 @@ fn json_problem(path: &str, error: &serde_json::Error) -> Problem {
     let text = error.to_string();
     match unknown_name(&text, "unknown field ") {
         Some((name, known)) => {
-            let parent = path.strip_suffix(name.as_str()).unwrap_or(path).trim_end_matches('.');
+            // The path ends with the name, whole, as the client wrote it.
+            let parent = path.rsplit_once('.').map_or("", |(parent, _)| parent);
             let field = match parent {
                 "" | "." => name.clone(),
                 parent => format!("{parent}.{name}"),
@@ -130,8 +131,14 @@ fn json_problem(path: &str, error: &serde_json::Error) -> Problem {
         }
         None => {
             let field = if path == "." { "body" } else { path };
-            // serde appends the position; the field says it better.
-            let problem = text.split(" at line ").next().unwrap_or(&text).to_owned();
+            // serde appends the position; the field says it better. It also quotes the value, which
+            // may be a secret.
+            let problem = text.split(" at line ").next().unwrap_or(&text);
+            let problem =
+                match (problem.strip_prefix("invalid type: "), problem.rfind(", expected ")) {
+                    (Some(_), Some(end)) => format!("not of the right type{}", &problem[end..]),
+                    _ => problem.to_owned(),
+                };
             let hint = "give a value of the type that the field has";
             Problem::from(InvalidField::new(field, problem, hint))
         }

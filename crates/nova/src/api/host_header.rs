@@ -51,9 +51,10 @@ pub async fn check(
     request: Request,
     next: Next,
 ) -> Response {
-    let header = request.headers().get(header::HOST).map(|value| value.to_str().unwrap_or(""));
+    let headers = request.headers().get_all(header::HOST).iter();
+    let headers = headers.map(|value| value.to_str().unwrap_or(""));
     let target = request.uri().authority().map(|authority| authority.as_str());
-    let named: Vec<&str> = header.into_iter().chain(target).collect();
+    let named: Vec<&str> = headers.chain(target).collect();
     if !named.is_empty() && named.iter().all(|authority| allowed.allows(authority)) {
         return next.run(request).await;
     }

@@ -41,6 +41,9 @@ fn read_entries(source: &mut impl Read, tree: &mut Tree) -> Result<(), CodeError
         let mut entry = entry.map_err(broken)?;
         let name = entry.path_bytes().into_owned();
         let name = text(&name)?;
+        if is_sparse(&mut entry).map_err(broken)? {
+            return Err(refused_type(&name, tar::EntryType::GNUSparse));
+        }
         match entry.header().entry_type() {
             tar::EntryType::XGlobalHeader => {}
             tar::EntryType::Directory => tree.add_directory(&name)?,
@@ -124,4 +127,16 @@ impl<R: Read> Read for Limited<R> {
         self.left -= read as u64;
         Ok(read)
     }
+}
+
+/// Whether the entry is a sparse file in the pax format: its content is a map and pieces, under an
+/// invented name, which only GNU tar puts together.
+fn is_sparse<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<bool> {
+    let Some(extensions) = entry.pax_extensions()? else { return Ok(false) };
+    for extension in extensions {
+        if extension?.key_bytes().starts_with(b"GNU.sparse.") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
