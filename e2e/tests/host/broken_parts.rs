@@ -127,8 +127,21 @@ async fn a_full_disk() {
     let answer = daemon.nova.post("/functions/f/invoke", &json!({})).await;
     let problem = answer.problem(503, "boot_failed");
     assert!(problem["detail"].as_str().unwrap().contains("space"), "{problem}");
+    for n in 0..5 {
+        // What is written while there is no room fails; that must not last longer than the lack.
+        daemon.nova.patch("/functions/f", &json!({"description": format!("{n}")})).await;
+        daemon.nova.post("/functions/f/invoke", &json!({})).await;
+    }
     std::fs::remove_file(&filler).unwrap();
     assert_eq!(call(&daemon, "f", json!({})).await, 1, "with room again, calls work again");
+    for n in 0..5 {
+        create(&daemon, &format!("after-{n}"), "print(1)", json!({})).await;
+    }
+    eventually("the calls made meanwhile are recorded", async || {
+        let records = daemon.nova.get("/invocations?function=f").await.ok();
+        (records["items"].as_array()?.len() >= 7).then_some(())
+    })
+    .await;
     let id = daemon.id();
     assert!(daemon.terminate().success());
     let left: Vec<_> = traces(&id, &data)
