@@ -108,14 +108,16 @@ fn processes_of(vm: &str) -> Vec<u32> {
     pids
 }
 
-/// Host processes in a cgroup whose path holds this text.
+/// Host processes in a cgroup whose path holds this text; not those that have ended and only wait for
+/// the machine's init to look at their status.
 fn processes_in_cgroup(path: &str) -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     entries
         .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
         .filter(|pid: &u32| {
-            let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup"));
-            cgroup.is_ok_and(|text| text.contains(path))
+            let about = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
+            let inside = about("cgroup").is_ok_and(|text| text.contains(path));
+            inside && !about("status").is_ok_and(|text| text.contains("State:\tZ"))
         })
         .collect()
 }
