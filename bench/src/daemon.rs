@@ -11,7 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const ECHO: &str = "import sys
 for line in sys.stdin:
     start = line.index('\"input\":') + 8
-    sys.stdout.write('{\"output\":' + line[start:line.rindex(',\"deadline_ms\"')] + '}\\n')
+    sys.stdout.write('{\"output\":' + line[start:line.rindex('}')] + '}\\n')
     sys.stdout.flush()
 ";
 
