@@ -29,10 +29,6 @@ const NOVA: &str = "/nova";
 /// The socket's name in that directory.
 pub(super) const SOCKET: &str = "agent.sock";
 
-/// Weight of the agent's processes against the function's 1024: it has little to do, and must get to
-/// it while a fork bomb takes every processor that the guest may use.
-const AGENT_CPU_SHARES: u32 = 16 * 1024;
-
 /// Most memory of the agent's own cgroup, MiB: this, and for each call that it may carry at once as
 /// much as the largest payload both ways takes (14, measured). It bounds an agent gone wrong; an
 /// ordinary one stays near 3.
@@ -167,7 +163,6 @@ impl Bundle<'_> {
                 "cgroupsPath": format!("/{}", self.agent_cgroup),
                 "resources": {
                     "memory": {"limit": agent_memory, "swap": agent_memory},
-                    "cpu": {"shares": AGENT_CPU_SHARES},
                     "pids": {"limit": AGENT_PIDS_MAX},
                 },
                 "seccomp": seccomp::profile(),
