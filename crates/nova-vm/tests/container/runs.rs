@@ -90,8 +90,10 @@ async fn a_fork_bomb_harms_its_own_guest_only() {
     let rig = Rig::new();
     let bomb = rig.boot("b() { b & b & wait; }; b").await;
     let other = rig.boot("echo 1").await;
-    let report = call_within(&*bomb, "0", 2_000).await.unwrap();
-    assert!(report.error.is_some());
+    // The agent reports the timeout, or drowns with the guest, which is then stopped: both are errors.
+    let failed =
+        call_within(&*bomb, "0", 2_000).await.map_or(true, |report| report.error.is_some());
+    assert!(failed);
     assert_eq!(output(&*other, "0").await, "1");
     bomb.stop().await;
     other.stop().await;
