@@ -35,7 +35,7 @@ const SECRETS_MAX: usize = 32;
 pub struct FunctionConfig {
     /// The runtime it is written for.
     pub runtime: RuntimeId,
-    /// Path of the program in the code.
+    /// Path of the program in the code; in `lambda` mode `file.function`.
     pub handler: String,
     /// How it is run.
     pub mode: Mode,
@@ -112,7 +112,7 @@ impl FunctionConfig {
     pub fn new(runtime: RuntimeId) -> Self {
         Self {
             runtime,
-            handler: "handler".into(),
+            handler: default_handler(Mode::Process).into(),
             mode: Mode::Process,
             memory_mb: 128,
             timeout_s: 30,
@@ -131,7 +131,10 @@ impl FunctionConfig {
 
     /// Says which field is out of bounds. Fields with a type of their own are valid already.
     pub fn validate(&self) -> Result<(), InvalidField> {
-        validate_handler(&self.handler)?;
+        match self.mode {
+            Mode::Process | Mode::Persistent => validate_handler_path(&self.handler)?,
+            Mode::Lambda => validate_handler_name(&self.handler)?,
+        }
         in_range("memory_mb", self.memory_mb, MEMORY_MB, " MiB")?;
         in_range("timeout_s", self.timeout_s, TIMEOUT_S, " seconds")?;
         in_range("min_replicas", self.min_replicas, REPLICAS, "")?;
@@ -148,7 +151,7 @@ impl FunctionConfig {
             return Err(InvalidField::new(
                 "instance_concurrency",
                 "mode process runs one call at a time in a VM",
-                "use mode persistent, or leave it at 1",
+                "use mode persistent or lambda, or leave it at 1",
             ));
         }
         in_range("limits.vcpus", self.limits.vcpus, VCPUS, "")?;
@@ -185,13 +188,47 @@ impl FunctionConfig {
     }
 }
 
-/// A handler is a relative path that stays inside the code.
-fn validate_handler(handler: &str) -> Result<(), InvalidField> {
-    let plain = !handler.is_empty()
-        && handler.len() <= HANDLER_MAX_BYTES
-        && !handler.contains(|c: char| c.is_control() || c == '\\')
-        && handler.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
-    if plain {
+/// The handler of a function that names none.
+pub fn default_handler(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Process | Mode::Persistent => "handler",
+        Mode::Lambda => "main.handler",
+    }
+}
+
+/// Where a `lambda` handler's code is: `src/main` of `src/main.handler`. Without the file's ending.
+pub fn handler_module(handler: &str) -> &str {
+    let name_start = handler.rfind('/').map_or(0, |slash| slash + 1);
+    let dot = handler[name_start..].find('.');
+    dot.map_or(handler, |dot| &handler[..name_start + dot])
+}
+
+fn is_inside_the_code(path: &str) -> bool {
+    !path.is_empty()
+        && path.len() <= HANDLER_MAX_BYTES
+        && !path.contains(|c: char| c.is_control() || c == '\\')
+        && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+}
+
+/// In `lambda` mode a handler is a file without its ending and, behind a dot, what is called in it. What
+/// that looks like is the runtime's business (`main.handler`, `src/app.Orders.create`,
+/// `example.Handler::handle`); it is bounded here, and stays inside the code.
+fn validate_handler_name(handler: &str) -> Result<(), InvalidField> {
+    let (module, after) = handler.split_at(handler_module(handler).len());
+    let named = after.len() > 1 && !module.is_empty() && !module.ends_with('/');
+    if named && is_inside_the_code(handler) && !handler.contains(char::is_whitespace) {
+        return Ok(());
+    }
+    Err(InvalidField::new(
+        "handler",
+        format!("{} is not the name of a function in a file", quote(handler)),
+        "in mode lambda give `file.function`, for example `main.handler`",
+    ))
+}
+
+/// In the other modes a handler is a relative path that stays inside the code.
+fn validate_handler_path(handler: &str) -> Result<(), InvalidField> {
+    if is_inside_the_code(handler) {
         return Ok(());
     }
     Err(InvalidField::new(
@@ -318,6 +355,26 @@ mod tests {
         for handler in ["", "../x", "/etc/passwd", "a//b", "a/./b", "a\nb"] {
             assert_eq!(field_of(|c| c.handler = handler.into()), "handler", "{handler:?}");
         }
+    }
+
+    #[test]
+    fn a_lambda_handler_is_a_function_in_a_file() {
+        let with = |handler: &str| {
+            let mut config = config();
+            (config.mode, config.handler) = (Mode::Lambda, handler.into());
+            config.validate()
+        };
+        for handler in
+            ["main.handler", "src/app.Orders.create", "example.Handler::handle", "a.b/../c.d"]
+        {
+            let expected = !handler.contains("..");
+            assert_eq!(with(handler).is_ok(), expected, "{handler}");
+        }
+        for handler in ["", "handler", ".handler", "main.", "a/.handler", "main .handler"] {
+            assert_eq!(with(handler).unwrap_err().field, "handler", "{handler:?}");
+        }
+        assert_eq!(handler_module("src/main.Orders.create"), "src/main");
+        assert_eq!(with(default_handler(Mode::Lambda)), Ok(()));
     }
 
     #[test]

@@ -14,7 +14,10 @@ mod runtime;
 mod validation;
 
 pub use environment::{EnvValue, Environment};
-pub use function::{CodeHash, Function, FunctionConfig, Limits, RevisionHash, SnapshotPolicy};
+pub use function::{
+    CodeHash, Function, FunctionConfig, Limits, RevisionHash, SnapshotPolicy, default_handler,
+    handler_module,
+};
 pub use invocation::{
     Invocation, InvocationRecord, LogRecord, Outcome, Phases, RequestId, Start, Trigger,
 };

@@ -17,6 +17,9 @@ pub struct RuntimeImage {
     /// Program and arguments per mode; `{handler}` stands for the handler's path below `/code`,
     /// `{input}` for the input file.
     pub commands: BTreeMap<Mode, Vec<String>>,
+    /// How people name a file of the language (`py`); `None` where programs have no ending.
+    #[serde(default)]
+    pub extension: Option<String>,
     /// Variables that the language needs, set before the function's own.
     pub env: BTreeMap<String, String>,
     /// The smallest `memory_mb` in which the language starts.

@@ -104,6 +104,7 @@ impl Plan {
                 version: self.function.version.to_string(),
                 mode: config.mode,
                 command: self.command.clone(),
+                handler: config.handler.clone(),
                 env: self.environment().await?,
                 secrets,
                 memory_mb: config.memory_mb,

@@ -82,7 +82,7 @@ pub struct ExecReport {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GuestPhases {
-    /// Starting the function's process, where this call had to (`persistent` mode: the first call).
+    /// Starting the function's process, where this call had to (where it stays: the first call).
     pub init_us: u64,
     /// Running the call.
     pub exec_us: u64,
@@ -96,7 +96,8 @@ pub struct FunctionError {
     pub kind: FunctionErrorKind,
     /// One or two sentences for the function's author, at most 8 KiB.
     pub message: String,
-    /// The value that a `persistent` function answered under `error`, if that is what happened.
+    /// The function's own account: what a `persistent` function answered under `error`, or the error
+    /// object of a `lambda` runtime (`errorType`, `errorMessage`, `stackTrace`).
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub detail: Option<serde_json::Value>,
 }
@@ -109,15 +110,17 @@ pub enum FunctionErrorKind {
     FunctionExited,
     /// The process was killed by a signal that Nova did not send.
     FunctionCrashed,
-    /// The process could not be started: missing, not executable, wrong format.
+    /// The process could not be started (missing, not executable, wrong format), or a `lambda` runtime
+    /// could not load the function.
     FunctionNotStarted,
-    /// A `persistent` function answered `{"error": ...}`.
+    /// The function answered with an error of its own (`persistent`, `lambda`).
     FunctionFailed,
     /// It ran past its timeout and was killed.
     Timeout,
     /// The kernel killed it at its memory limit.
     OutOfMemory,
-    /// Its stdout does not end in a JSON value, or a line of the line protocol makes no sense.
+    /// Its stdout does not end in a JSON value, a line of the line protocol makes no sense, or
+    /// the response of a `lambda` runtime is no JSON.
     InvalidOutput,
     /// Its result is over [`crate::PAYLOAD_MAX_BYTES`].
     OutputTooLarge,

@@ -12,6 +12,19 @@ pub enum Mode {
     Process,
     /// One process for many calls: JSON lines over stdin and stdout.
     Persistent,
+    /// One process for many calls, which it fetches over the AWS Lambda Runtime API.
+    Lambda,
+}
+
+impl Mode {
+    /// Its name, as everywhere outside of Rust.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Persistent => "persistent",
+            Self::Lambda => "lambda",
+        }
+    }
 }
 
 /// Host to guest, once per life of a guest: become this machine, run this function.
@@ -115,7 +128,9 @@ pub struct FunctionSetup {
     pub memory_mb: u32,
     /// Size of `/tmp`, MiB; 0 leaves it bounded by memory alone.
     pub tmp_mb: u32,
-    /// Calls at once; more than 1 only in `persistent` mode.
+    /// What the function's author calls the handler, for `_HANDLER` in `lambda` mode.
+    pub handler: String,
+    /// Calls at once; 1 in `process` mode.
     pub instance_concurrency: u32,
 }
 
@@ -131,6 +146,7 @@ impl std::fmt::Debug for FunctionSetup {
             .field("secrets", &self.secrets)
             .field("memory_mb", &self.memory_mb)
             .field("tmp_mb", &self.tmp_mb)
+            .field("handler", &self.handler)
             .field("instance_concurrency", &self.instance_concurrency)
             .finish()
     }

@@ -149,6 +149,7 @@ fn debug_text_names_secrets_and_does_not_show_them() {
         name: "hello".into(),
         version: "1".into(),
         mode: Mode::Process,
+        handler: "handler".into(),
         command: vec!["true".into()],
         env: [("API_KEY".into(), "hunter2".into())].into(),
         secrets: vec![SecretFile { name: "token".into(), value: b"xyzzy".to_vec() }],

@@ -38,20 +38,25 @@ fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(any::<u8>(), 0..64)
 }
 
+fn any_mode() -> impl Strategy<Value = Mode> {
+    prop_oneof![Just(Mode::Process), Just(Mode::Persistent), Just(Mode::Lambda)]
+}
+
 fn any_function() -> impl Strategy<Value = FunctionSetup> {
     let secret = ("[a-z]{1,8}", any_bytes()).prop_map(|(name, value)| SecretFile { name, value });
     (
-        (".*", ".*", prop::bool::ANY, prop::collection::vec(".*", 0..4)),
+        (".*", ".*", any_mode(), prop::collection::vec(".*", 0..4), ".*"),
         prop::collection::btree_map("[A-Z_]{1,8}", ".*", 0..4),
         prop::collection::vec(secret, 0..3),
         any::<(u32, u32, u32)>(),
     )
-        .prop_map(|((name, version, persistent, command), env, secrets, numbers)| {
+        .prop_map(|((name, version, mode, command, handler), env, secrets, numbers)| {
             FunctionSetup {
                 name,
                 version,
-                mode: if persistent { Mode::Persistent } else { Mode::Process },
+                mode,
                 command,
+                handler,
                 env,
                 secrets,
                 memory_mb: numbers.0,

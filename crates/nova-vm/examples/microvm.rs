@@ -202,6 +202,7 @@ fn spec(
             name: "example".into(),
             version: "1".into(),
             mode: Mode::Process,
+            handler: "handler".into(),
             command,
             env: image.env,
             secrets: Vec::new(),

@@ -5,6 +5,7 @@
 //! single program and becomes the handler. What may be inside is for the daemon to judge.
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use nova_domain::{Mode, handler_module};
 use nova_vm::images::code::{ENTRIES_MAX, UNPACKED_MAX_BYTES};
 use std::fs::File;
 use std::io::{self, Read};
@@ -41,8 +42,24 @@ pub enum PackError {
     },
 }
 
-/// The archive to upload for `path`.
-pub fn pack(path: &Path, handler: &str) -> Result<Vec<u8>, PackError> {
+/// Where code that is a single file is stored: at the handler's path; in `lambda` mode, where the handler
+/// is `file.function`, under that file's name with the ending that it has, or that its language has. One
+/// without an ending is a program, which that mode knows as `bootstrap`.
+pub fn program_path(mode: Mode, handler: &str, ending: Option<&str>) -> String {
+    match (mode, ending) {
+        (Mode::Process | Mode::Persistent, _) => handler.to_owned(),
+        (Mode::Lambda, Some(ending)) => format!("{}.{ending}", handler_module(handler)),
+        (Mode::Lambda, None) => "bootstrap".to_owned(),
+    }
+}
+
+/// The ending of a local file's name.
+pub fn ending(path: &Path) -> Option<&str> {
+    path.extension().and_then(|ending| ending.to_str())
+}
+
+/// The archive to upload for `path`; a single file in it is stored as `program`.
+pub fn pack(path: &Path, program: &str) -> Result<Vec<u8>, PackError> {
     let metadata = std::fs::metadata(path).map_err(|source| read_error(path, source))?;
     if metadata.is_dir() {
         return pack_directory(path);
@@ -57,7 +74,7 @@ pub fn pack(path: &Path, handler: &str) -> Result<Vec<u8>, PackError> {
     if is_archive(&bytes) {
         return Ok(bytes);
     }
-    pack_program(path, &bytes, handler)
+    pack_program(path, &bytes, program)
 }
 
 fn is_archive(bytes: &[u8]) -> bool {
@@ -67,13 +84,13 @@ fn is_archive(bytes: &[u8]) -> bool {
         || start.get(257..262) == Some(b"ustar")
 }
 
-fn pack_program(path: &Path, bytes: &[u8], handler: &str) -> Result<Vec<u8>, PackError> {
+fn pack_program(path: &Path, bytes: &[u8], program: &str) -> Result<Vec<u8>, PackError> {
     let failed = |source| read_error(path, source);
     let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
     let mut header = tar::Header::new_gnu();
     header.set_mode(PROGRAM_MODE);
     header.set_size(bytes.len() as u64);
-    archive.append_data(&mut header, handler, bytes).map_err(failed)?;
+    archive.append_data(&mut header, program, bytes).map_err(failed)?;
     archive.into_inner().and_then(GzEncoder::finish).map_err(failed)
 }
 

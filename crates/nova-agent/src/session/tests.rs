@@ -19,6 +19,7 @@ fn init() -> Message {
             name: "hello".into(),
             version: "1".into(),
             mode: Mode::Persistent,
+            handler: "handler".into(),
             command: vec!["true".into()],
             env: [].into(),
             secrets: vec![],

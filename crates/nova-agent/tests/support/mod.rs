@@ -133,6 +133,13 @@ impl Guest {
         wait_for("the agent to end", || self.process.try_wait().expect("a status"));
     }
 
+    /// Where a path of the guest is for the test.
+    pub fn inside(&self, path: &str) -> PathBuf {
+        let agent = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.process.id()))
+            .expect("the agent's pid");
+        PathBuf::from(format!("/proc/{}/root{path}", agent.trim()))
+    }
+
     /// How many processes in the guest have this word on their command line.
     pub fn processes_with(&self, word: &str) -> usize {
         let agent = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.process.id()))
@@ -309,6 +316,7 @@ pub fn process(command: &[&str]) -> FunctionSetup {
         name: "hello".into(),
         version: "7".into(),
         mode: Mode::Process,
+        handler: "handler".into(),
         command: command.iter().map(|word| (*word).into()).collect(),
         env: BTreeMap::new(),
         secrets: vec![],
@@ -321,6 +329,12 @@ pub fn process(command: &[&str]) -> FunctionSetup {
 /// A function in `persistent` mode that runs this command.
 pub fn persistent(command: &[&str], instance_concurrency: u32) -> FunctionSetup {
     FunctionSetup { mode: Mode::Persistent, instance_concurrency, ..process(command) }
+}
+
+/// A function in `lambda` mode whose runtime is this command.
+pub fn lambda(command: &[&str], instance_concurrency: u32) -> FunctionSetup {
+    let handler = "main.handler".into();
+    FunctionSetup { mode: Mode::Lambda, handler, instance_concurrency, ..process(command) }
 }
 
 /// Parses a result.

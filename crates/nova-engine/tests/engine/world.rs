@@ -58,6 +58,7 @@ impl World {
                 (Mode::Process, command.clone()),
                 (Mode::Persistent, command),
             ]),
+            extension: None,
             env: BTreeMap::from([("LANG".into(), "C.UTF-8".into())]),
             memory_min_mb: 64,
         };

@@ -90,6 +90,7 @@ fn init() -> Init {
             name: "f".into(),
             version: "1".into(),
             mode: Mode::Process,
+            handler: "handler".into(),
             command: vec!["/code/handler".into()],
             env: BTreeMap::new(),
             secrets: Vec::new(),

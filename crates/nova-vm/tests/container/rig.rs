@@ -135,6 +135,7 @@ impl Rig {
             digest: DIGEST.into(),
             size: file.metadata().unwrap().len(),
             commands: BTreeMap::new(),
+            extension: None,
             env: BTreeMap::new(),
             memory_min_mb: 0,
         };
@@ -186,6 +187,7 @@ impl Rig {
                 name: "test".into(),
                 version: "1".into(),
                 mode,
+                handler: "handler".into(),
                 command,
                 env: BTreeMap::from([("PATH".into(), "/bin".into())]),
                 secrets: Vec::new(),

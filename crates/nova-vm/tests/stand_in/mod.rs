@@ -128,6 +128,7 @@ impl Bench {
                 name: "hello".into(),
                 version: "1".into(),
                 mode: Mode::Process,
+                handler: "handler".into(),
                 command: vec!["/code/handler".into(), "{input}".into()],
                 env: Default::default(),
                 secrets: vec![],

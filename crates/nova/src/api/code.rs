@@ -11,7 +11,7 @@ use crate::pack;
 use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Json, Response};
-use nova_domain::{CodeHash, InvalidField};
+use nova_domain::{CodeHash, FunctionConfig, InvalidField};
 use nova_vm::images::code::{UPLOAD_MAX_BYTES, UploadKind, canonicalise};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,7 +51,7 @@ pub async fn put(
     let archive = body::read(&parts.headers, body, UPLOAD_LIMIT).await?;
     to_the_end(async move {
         let upload = Upload::Archive(archive.into());
-        let hash = store(&api, upload, &function.config.handler).await?;
+        let hash = store(&api, upload, &function.config).await?;
         let changed = functions::change(&api, &name, |function| {
             function.code_hash = hash.clone();
             Ok(())
@@ -66,7 +66,7 @@ pub async fn store_given(
     api: &Api,
     code: Option<CodeBody>,
     code_path: Option<String>,
-    handler: &str,
+    config: &FunctionConfig,
 ) -> Result<Option<CodeHash>, Problem> {
     let upload = match (code, code_path) {
         (None, None) => return Ok(None),
@@ -77,8 +77,8 @@ pub async fn store_given(
         (Some(code), None) => code.into_upload()?,
         (None, Some(path)) => {
             let path = allowed_path(&api.settings.code_paths, &path)?;
-            let handler = handler.to_owned();
-            let packed = tokio::task::spawn_blocking(move || pack::pack(&path, &handler)).await;
+            let program = pack::program_path(config.mode, &config.handler, pack::ending(&path));
+            let packed = tokio::task::spawn_blocking(move || pack::pack(&path, &program)).await;
             let packed =
                 packed.map_err(|error| Problem::internal("packing code failed", &error))?;
             Upload::Archive(packed.map_err(|error| {
@@ -86,14 +86,16 @@ pub async fn store_given(
             })?)
         }
     };
-    store(api, upload, handler).await.map(Some)
+    store(api, upload, config).await.map(Some)
 }
 
-async fn store(api: &Api, upload: Upload, handler: &str) -> Result<CodeHash, Problem> {
+async fn store(api: &Api, upload: Upload, config: &FunctionConfig) -> Result<CodeHash, Problem> {
     let broken =
         |error: &dyn std::fmt::Display| Problem::internal("the code was not stored", error);
     let _turn = api.code_jobs.acquire().await.map_err(|error| broken(&error))?;
-    let handler = handler.to_owned();
+    // Without its runtime the function is refused a little later.
+    let ending = api.catalog.get(&config.runtime).and_then(|image| image.extension);
+    let handler = pack::program_path(config.mode, &config.handler, ending.as_deref());
     let archive = tokio::task::spawn_blocking(move || match upload {
         Upload::Inline(text) => canonicalise(&text, UploadKind::Inline { handler: &handler }),
         Upload::Archive(bytes) => canonicalise(&bytes, UploadKind::Archive),

@@ -7,7 +7,7 @@ use base64::Engine;
 use chrono::{DateTime, Utc};
 use nova_domain::{
     CodeHash, Environment, Function, FunctionConfig, FunctionName, InvalidField, Limits, Mode,
-    NetworkPolicy, RuntimeId, SecretName, SnapshotPolicy,
+    NetworkPolicy, RuntimeId, SecretName, SnapshotPolicy, default_handler,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -152,8 +152,13 @@ impl FunctionBody {
         if let Some(limits) = self.limits {
             limits.apply(&mut config.limits);
         }
+        // A handler that nobody chose becomes what the new mode's is called.
+        let unchosen = self.handler.is_none() && config.handler == default_handler(config.mode);
         set(&mut config.handler, self.handler);
         set(&mut config.mode, self.mode);
+        if unchosen {
+            config.handler = default_handler(config.mode).to_owned();
+        }
         set(&mut config.memory_mb, self.memory_mb);
         set(&mut config.timeout_s, self.timeout_s);
         set(&mut config.min_replicas, self.min_replicas);

@@ -60,7 +60,7 @@ async fn create_from(
     if api.store.function(&name).await?.is_some() {
         return Err(exists(&name));
     }
-    let code_hash = code::store_given(api, code, code_path, &config.handler).await?;
+    let code_hash = code::store_given(api, code, code_path, &config).await?;
     let hint = "give `code` as text, or as {\"archive\": base64}";
     let code_hash = code_hash.ok_or_else(|| missing("code", hint))?;
     let now = Utc::now();
@@ -135,11 +135,15 @@ async fn update_from(
     }
     let before = find(api, name).await?;
     let (code, code_path) = (body.code.take(), body.code_path.take());
-    let handler = body.handler.clone().unwrap_or(before.config.handler);
-    let code_hash = code::store_given(api, code, code_path, &handler).await?;
+    let apply = |config: &mut FunctionConfig| {
+        let applied = body.clone().apply(config);
+        applied.map_err(|errors| Problem::fields(ErrorCode::InvalidField, errors))
+    };
+    let mut config = before.config;
+    apply(&mut config)?;
+    let code_hash = code::store_given(api, code, code_path, &config).await?;
     let function = change(api, name, |function| {
-        let applied = body.clone().apply(&mut function.config);
-        applied.map_err(|errors| Problem::fields(ErrorCode::InvalidField, errors))?;
+        apply(&mut function.config)?;
         if let Some(hash) = &code_hash {
             function.code_hash = hash.clone();
         }

@@ -99,8 +99,8 @@ pub async fn check(api: &Api, config: &FunctionConfig) -> Result<(), Problem> {
 
 fn fits(image: &RuntimeImage, config: &FunctionConfig) -> Result<(), InvalidField> {
     if !image.commands.contains_key(&config.mode) {
-        let modes: Vec<&str> = image.commands.keys().map(|mode| mode_name(*mode)).collect();
-        let problem = format!("runtime {} has no mode {}", image.id, mode_name(config.mode));
+        let modes: Vec<&str> = image.commands.keys().map(|mode| mode.as_str()).collect();
+        let problem = format!("runtime {} has no mode {}", image.id, config.mode.as_str());
         return Err(InvalidField::new("mode", problem, format!("use {}", modes.join(" or "))));
     }
     if config.memory_mb < image.memory_min_mb {
@@ -146,11 +146,4 @@ async fn reload(api: &Api) -> Result<(), Problem> {
         api.executor.runtimes_changed().await;
     }
     Ok(())
-}
-
-fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Process => "process",
-        Mode::Persistent => "persistent",
-    }
 }

@@ -3,6 +3,7 @@ use crate::pack;
 use anyhow::Context;
 use base64::Engine;
 use clap::{Args, ValueEnum};
+use nova_domain::Mode;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -15,10 +16,11 @@ pub struct FunctionArgs {
     /// The code: a file, a directory, or a tar.gz or zip archive
     #[arg(short, long, value_name = "PATH")]
     code: Option<PathBuf>,
-    /// Path of the program in the code; a single file is stored under it [default: handler]
+    /// Path of the program in the code [default: handler]; with mode lambda the function in a file
+    /// [default: main.handler]. A single file of code is stored under its name
     #[arg(short = 'H', long, value_name = "PATH")]
     handler: Option<String>,
-    /// How it is run: a process per call, or one that stays
+    /// How it is run: a process per call, one that stays, or one that speaks the AWS Lambda Runtime API
     #[arg(long)]
     mode: Option<ModeArg>,
     /// Memory limit, MiB [default: 128]
@@ -33,7 +35,7 @@ pub struct FunctionArgs {
     /// Most VMs at once; 0 means no limit of its own
     #[arg(long, value_name = "N")]
     max_replicas: Option<u32>,
-    /// Calls at once in one VM, with mode persistent
+    /// Calls at once in one VM, with mode persistent or lambda
     #[arg(long, value_name = "N")]
     instance_concurrency: Option<u32>,
     /// Virtual CPUs
@@ -78,6 +80,17 @@ pub struct FunctionArgs {
 enum ModeArg {
     Process,
     Persistent,
+    Lambda,
+}
+
+impl From<ModeArg> for Mode {
+    fn from(mode: ModeArg) -> Self {
+        match mode {
+            ModeArg::Process => Self::Process,
+            ModeArg::Persistent => Self::Persistent,
+            ModeArg::Lambda => Self::Lambda,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -97,16 +110,22 @@ impl FunctionArgs {
         self.handler.as_deref()
     }
 
+    /// The mode, where it was given.
+    pub fn mode(&self) -> Option<Mode> {
+        self.mode.map(Mode::from)
+    }
+
     /// Whether a runtime was given.
     pub fn has_runtime(&self) -> bool {
         self.runtime.is_some()
     }
 
-    /// The fields that were given; a single file of code is stored under `handler`.
-    pub fn body(self, handler: &str) -> anyhow::Result<Map<String, Value>> {
+    /// The fields that were given; a single file of code is stored where `mode` and `handler` say.
+    pub fn body(self, mode: Mode, handler: &str) -> anyhow::Result<Map<String, Value>> {
         let mut body = Map::new();
         if let Some(path) = &self.code {
-            let archive = pack::pack(path, handler).context("the code cannot be packed")?;
+            let archive = pack::pack(path, &pack::program_path(mode, handler, pack::ending(path)))
+                .context("the code cannot be packed")?;
             let engine = base64::engine::general_purpose::STANDARD;
             body.insert("code".into(), json!({ "archive": engine.encode(archive) }));
         }

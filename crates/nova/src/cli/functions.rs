@@ -3,12 +3,10 @@ use super::client::{Client, ClientError};
 use super::function_args::FunctionArgs;
 use super::output::{self, Column, OutputArgs, cell, column, time, wide};
 use anyhow::bail;
+use nova_domain::{Mode, default_handler};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::process::ExitCode;
-
-/// The handler of a function that names none.
-const HANDLER: &str = "handler";
 
 const COLUMNS: &[Column] = &[
     column("NAME", |f| cell(&f["name"])),
@@ -46,8 +44,9 @@ pub async fn register(
     if args.code().is_none() {
         bail!("code is needed: --code PATH, a file, a directory or an archive");
     }
-    let handler = args.handler().unwrap_or(HANDLER).to_owned();
-    let mut body = args.body(&handler)?;
+    let mode = args.mode().unwrap_or(Mode::Process);
+    let handler = args.handler().unwrap_or(default_handler(mode)).to_owned();
+    let mut body = args.body(mode, &handler)?;
     body.insert("name".into(), json!(name));
     let created = client.send_json(Method::POST, &["functions"], &Value::Object(body)).await?;
     output::print_one(&created, COLUMNS, output.format)?;
@@ -75,12 +74,20 @@ pub async fn update(
     args: FunctionArgs,
     output: OutputArgs,
 ) -> anyhow::Result<ExitCode> {
-    let handler = match (args.handler(), args.code()) {
-        (Some(handler), _) => handler.to_owned(),
-        (None, Some(_)) => cell(&client.get(&["functions", name], &[]).await?["handler"]),
-        (None, None) => HANDLER.to_owned(),
-    };
-    let body = args.body(&handler)?;
+    let mut mode = args.mode().unwrap_or(Mode::Process);
+    let mut handler = args.handler().unwrap_or(default_handler(mode)).to_owned();
+    if args.code().is_some() && (args.handler().is_none() || args.mode().is_none()) {
+        let function = client.get(&["functions", name], &[]).await?;
+        let before: Mode = serde_json::from_value(function["mode"].clone())?;
+        mode = args.mode().unwrap_or(before);
+        let kept = cell(&function["handler"]);
+        if args.handler().is_none() && kept != default_handler(before) {
+            handler = kept;
+        } else if args.handler().is_none() {
+            handler = default_handler(mode).to_owned();
+        }
+    }
+    let body = args.body(mode, &handler)?;
     if body.is_empty() {
         bail!("nothing to change; `nova update --help` shows what can be changed");
     }

@@ -11,7 +11,7 @@ fn body(line: &str) -> Value {
     match parse(line).unwrap().command {
         Command::Register(RegisterArgs { function, .. })
         | Command::Update(UpdateArgs { function, .. }) => {
-            Value::Object(function.body("handler").unwrap())
+            Value::Object(function.body(nova_domain::Mode::Process, "handler").unwrap())
         }
         other => panic!("{other:?}"),
     }

@@ -7,7 +7,7 @@ use crate::images::files::{sha256_of, write_atomically};
 use crate::images::host_tool::HostTool;
 use crate::images::progress::Progress;
 use crate::images::runtime::{
-    CommonRecipe, Manifest, RuntimeRecord, common_recipe, read_record, recipe_texts,
+    CommonRecipe, Manifest, RuntimeRecord, common_recipe, folder_text, read_record, recipe_texts,
     shipped_manifests,
 };
 use nova_domain::{RuntimeId, RuntimeImage};
@@ -125,6 +125,7 @@ impl Installer {
                     .iter()
                     .map(|(mode, recipe)| (*mode, recipe.command.clone()))
                     .collect(),
+                extension: manifest.extension.clone(),
                 env: manifest.env.clone(),
                 memory_min_mb: manifest.memory_min_mb,
             },
@@ -213,8 +214,15 @@ async fn build_tree(
         progress.percent(100.0 * number as f32 / files.len() as f32);
         tree.unpack(file).await?;
     }
+    let mut texts = Vec::new();
+    for (path, source) in &manifest.image.files {
+        texts.push((path.clone(), folder_text(manifest.id.as_str(), source)?));
+    }
     let (completed, common, recipe) = (tree.clone(), common.clone(), manifest.image.clone());
-    let complete = move || completed.complete(&common, &recipe);
+    let complete = move || {
+        completed.complete(&common, &recipe)?;
+        completed.write_texts(&texts)
+    };
     let done = tokio::task::spawn_blocking(complete).await.map_err(InstallError::task)?;
     done.map_err(InstallError::file(&root))?;
     for step in &manifest.image.steps {

@@ -12,9 +12,10 @@ use walkdir::WalkDir;
 /// Debian's merged /usr: these are links before the first package is unpacked.
 const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 /// Where the agent and the backends mount things, and what programs expect to be there.
-const DIRECTORIES: [&str; 15] = [
+const DIRECTORIES: [&str; 16] = [
     "code",
     "var/task",
+    "var/runtime",
     "var/lib",
     "var/log",
     "tmp",
@@ -123,6 +124,18 @@ impl Tree {
         let fixed = LINKS.iter().map(|(path, to)| ((*path).to_owned(), *to));
         for (path, target) in links.chain(fixed).chain(busybox) {
             self.link(&path, target)?;
+        }
+        Ok(())
+    }
+
+    /// Writes texts at absolute paths of the image.
+    pub(super) fn write_texts(&self, texts: &[(String, String)]) -> io::Result<()> {
+        for (path, text) in texts {
+            let path = self.root.join(path.trim_start_matches('/'));
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            fs::write(path, text)?;
         }
         Ok(())
     }

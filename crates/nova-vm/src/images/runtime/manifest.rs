@@ -6,16 +6,20 @@
 //! version_of = "python3.11-minimal"      # the package whose version is the language's
 //! aliases = ["python3.11"]               # other ids that functions may name
 //! memory_min_mb = 64
+//! extension = "py"                       # how people name a file of it
 //!
 //! [image]
 //! packages = ["python3-minimal"]         # Debian's; what they depend on comes along
 //! links = { "/usr/bin/python" = "python3" }
+//! files = { "/var/runtime/bootstrap.py" = "bootstrap/bootstrap.py" }   # from the runtime's folder
 //! [[image.steps]]                        # programs of the image itself, run once over its files
 //! command = ["/usr/bin/python3.11", "-m", "compileall", "{tree}/usr/lib"]
 //! env = { PYTHONHOME = "{tree}/usr" }
 //!
 //! [modes.process]
 //! command = ["/usr/bin/python3", "/code/{handler}", "{input}"]
+//! [modes.lambda]                         # over the AWS Lambda Runtime API
+//! command = ["/usr/bin/python3", "/var/runtime/bootstrap.py"]
 //! [env]
 //! PYTHONDONTWRITEBYTECODE = "1"
 //! ```
@@ -30,6 +34,8 @@ const MEMORY_MB: std::ops::RangeInclusive<u32> = 64..=32_768;
 const HANDLER: &str = "{handler}";
 /// What stands for the path of the input file in a command.
 const INPUT: &str = "{input}";
+/// Most bytes of a file name's extension.
+const EXTENSION_MAX_BYTES: usize = 8;
 /// What stands for the image's directory in a step.
 const TREE: &str = "{tree}";
 
@@ -48,6 +54,9 @@ pub struct Manifest {
     pub aliases: Vec<RuntimeId>,
     /// The smallest `memory_mb` in which it starts.
     pub memory_min_mb: u32,
+    /// The extension of its files, without the dot; absent where programs have none.
+    #[serde(default)]
+    pub extension: Option<String>,
     pub(crate) image: ImageRecipe,
     /// How it is started in each mode it has.
     pub modes: BTreeMap<Mode, ModeRecipe>,
@@ -73,6 +82,9 @@ pub(crate) struct ImageRecipe {
     /// Symbolic links to make, by absolute path, unless a package brings a file of that name.
     #[serde(default)]
     pub links: BTreeMap<String, String>,
+    /// Texts of the runtime's folder, by their absolute path in the image.
+    #[serde(default)]
+    pub files: BTreeMap<String, String>,
     /// Programs of the image, run one after the other when all files are there.
     #[serde(default)]
     pub steps: Vec<Step>,
@@ -137,6 +149,20 @@ impl Manifest {
                 ));
             }
         }
+        for (path, source) in &self.image.files {
+            if !is_plain_path(path) || !is_plain_path(&format!("/{source}")) {
+                return Err(format!(
+                    "image.files: `{path}` = `{source}`; give an absolute path and a file of the \
+                     manifest's folder"
+                ));
+            }
+        }
+        if let Some(extension) = &self.extension {
+            let plain = extension.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+            if extension.is_empty() || extension.len() > EXTENSION_MAX_BYTES || !plain {
+                return Err(format!("extension is `{extension}`; write it like `py`"));
+            }
+        }
         for step in &self.image.steps {
             if !step.command.first().is_some_and(|program| is_plain_path(program)) {
                 return Err("image.steps: a command starts with a program's absolute path".into());
@@ -160,7 +186,7 @@ impl Step {
 }
 
 fn check_command(mode: Mode, command: &[String]) -> Result<(), String> {
-    let field = format!("modes.{}.command", mode_name(mode));
+    let field = format!("modes.{}.command", mode.as_str());
     let Some(program) = command.first() else {
         return Err(format!("{field} is empty; give a program and its arguments"));
     };
@@ -175,7 +201,8 @@ fn check_command(mode: Mode, command: &[String]) -> Result<(), String> {
             ));
         }
     }
-    if !command.iter().any(|word| word.contains(HANDLER)) {
+    let names_handler = command.iter().any(|word| word.contains(HANDLER));
+    if mode != Mode::Lambda && !names_handler {
         return Err(format!("{field} does not use {HANDLER}; it stands for the user's program"));
     }
     let has_input = command.iter().any(|word| word.contains(INPUT));
@@ -184,15 +211,10 @@ fn check_command(mode: Mode, command: &[String]) -> Result<(), String> {
         (Mode::Persistent, true) => {
             Err(format!("{field} uses {INPUT}, but the input comes on standard input"))
         }
+        (Mode::Lambda, true) => {
+            Err(format!("{field} uses {INPUT}, but the input comes over the Runtime API"))
+        }
         _ => Ok(()),
-    }
-}
-
-/// The name of a mode as manifests and folders have it.
-pub(crate) fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Process => "process",
-        Mode::Persistent => "persistent",
     }
 }
 
@@ -251,6 +273,9 @@ mod tests {
             (", \"{input}\"", "", "does not use {input}"),
             ("{input}", "{inptu}", "placeholder other than"),
             ("modes.process", "modes.persistent", "comes on standard input"),
+            ("modes.process", "modes.lambda", "comes over the Runtime API"),
+            ("memory_min_mb", "extension = \".lua\"\nmemory_min_mb", "write it like `py`"),
+            ("links =", "files = { \"/x\" = \"../x\" }\n        links =", "image.files"),
             ("modes.process", "modes.batch", "unknown variant `batch`"),
             ("\"/usr/bin/lua\" =", "\"/usr/../lua\" =", "image.links"),
             ("LUA_INIT", "\"LUA=INIT\"", "not a variable's name"),

@@ -9,5 +9,5 @@ pub(crate) use catalog::read_record;
 pub(crate) use manifest::{ImageRecipe, Step};
 pub use manifest::{Manifest, ManifestError, ModeRecipe};
 pub use record::RuntimeRecord;
-pub(crate) use shipped::{CommonRecipe, common_recipe, recipe_texts};
+pub(crate) use shipped::{CommonRecipe, common_recipe, folder_text, recipe_texts};
 pub use shipped::{Example, shipped_manifests};

@@ -1,5 +1,5 @@
 //! The runtimes that are part of this build, embedded: the binary is enough by itself.
-use super::manifest::{Manifest, ManifestError, mode_name};
+use super::manifest::{Manifest, ManifestError};
 use nova_domain::Mode;
 use rust_embed::RustEmbed;
 use serde::Deserialize;
@@ -49,16 +49,26 @@ pub(crate) fn common_recipe() -> Result<CommonRecipe, ManifestError> {
         .map_err(|error| ManifestError { folder: "debian.toml".into(), problem: error.to_string() })
 }
 
-/// The manifest's own text and the common one's: what a change of the recipe changes.
-pub(crate) fn recipe_texts(manifest: &Manifest) -> Result<[String; 2], ManifestError> {
+/// All that a runtime's image is made by: a change of any of it makes another image.
+pub(crate) fn recipe_texts(manifest: &Manifest) -> Result<Vec<String>, ManifestError> {
     let folder = manifest.id.as_str();
-    Ok([text(folder, &format!("{folder}/manifest.toml"))?, text(folder, "debian.toml")?])
+    let mut texts =
+        vec![text(folder, &format!("{folder}/manifest.toml"))?, text(folder, "debian.toml")?];
+    for source in manifest.image.files.values() {
+        texts.push(folder_text(folder, source)?);
+    }
+    Ok(texts)
+}
+
+/// A text that lies in a language's folder.
+pub(crate) fn folder_text(folder: &str, path: &str) -> Result<String, ManifestError> {
+    text(folder, &format!("{folder}/{path}"))
 }
 
 impl Manifest {
     /// The example for a mode.
     pub fn example(&self, mode: Mode) -> Result<Example, ManifestError> {
-        let path = format!("{}/examples/{}/handler", self.id, mode_name(mode));
+        let path = format!("{}/examples/{}/handler", self.id, mode.as_str());
         Ok(Example { mode, handler: text(self.id.as_str(), &path)? })
     }
 }
@@ -86,6 +96,7 @@ mod tests {
                 let example = manifest.example(*mode).unwrap();
                 assert!(!example.handler.trim().is_empty());
             }
+            recipe_texts(manifest).unwrap();
         }
     }
 

@@ -211,7 +211,9 @@ fn python() -> RuntimeImage {
         commands: BTreeMap::from([
             (Mode::Process, command("/code/{handler}")),
             (Mode::Persistent, command("/code/{handler}")),
+            (Mode::Lambda, command("/var/runtime/bootstrap.py")),
         ]),
+        extension: Some("py".into()),
         env: BTreeMap::new(),
         memory_min_mb: 96,
     }

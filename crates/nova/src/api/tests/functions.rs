@@ -236,6 +236,6 @@ async fn runtimes_are_listed_with_what_can_be_installed() {
     };
     let python = find("python");
     assert_eq!((&python["installed"], &python["version"]), (&json!(true), &json!("3.11.2")));
-    assert_eq!(python["modes"], json!(["process", "persistent"]));
+    assert_eq!(python["modes"], json!(["process", "persistent", "lambda"]));
     assert_eq!(find("node")["installed"], false);
 }
