@@ -1,4 +1,4 @@
-//! The process of a `persistent` function: its pipes, cut into lines.
+//! The process of a function that stays (`persistent`, `lambda`): its pipes, cut into lines.
 use crate::event::Event;
 use crate::line_protocol::ANSWER_MAX_BYTES;
 use crate::logs::{LINE_MAX_BYTES, LineCutter};
@@ -16,6 +16,17 @@ const STDERR_TAIL_BYTES: usize = 2048;
 /// How often stderr is read before the stdout that was read with it is looked at: what the function
 /// logged before its answer belongs to that call. A pipe holds one read; the bound is for a flood.
 const STDERR_READS: usize = 16;
+
+/// How a process that stays is spoken to.
+pub enum Contract<'a> {
+    /// Calls on stdin, answers on stdout, among log lines.
+    Lines,
+    /// Elsewhere, as this environment says; stdin is empty, stdout a log.
+    Elsewhere {
+        /// Variables on top of those that every function has.
+        env: &'a [(&'a str, &'a str)],
+    },
+}
 
 /// Something that the process wrote.
 pub enum Line {
@@ -46,26 +57,36 @@ impl FunctionProcess {
     ///
     /// # Errors
     /// A message for the function's author.
-    pub fn start(machine: &Machine, event: Arc<Event>) -> Result<Self, String> {
+    pub fn start(
+        machine: &Machine,
+        contract: Contract<'_>,
+        event: Arc<Event>,
+    ) -> Result<Self, String> {
+        let (env, has_stdin, stdout_line_max_bytes): (&[_], _, _) = match contract {
+            Contract::Lines => (&[], true, ANSWER_MAX_BYTES + 8),
+            Contract::Elsewhere { env } => (env, false, LINE_MAX_BYTES),
+        };
         let oom_kills_before = machine.cgroup.oom_kills();
-        let (mut child, exit) = machine.start(&machine.function.command, &[], true, event)?;
-        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
+        let (mut child, exit) = machine.start(&machine.function.command, env, has_stdin, event)?;
+        let stdin = child.stdin.take();
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err("cannot talk to the function: a pipe is missing".into());
         };
         let failed = |error| {
             machine.reaper.kill_all();
             format!("cannot talk to the function: {error}")
         };
-        set_nonblocking(&stdin).map_err(failed)?;
+        if let Some(stdin) = &stdin {
+            set_nonblocking(stdin).map_err(failed)?;
+        }
         Ok(Self {
             exit,
-            stdin: Some(stdin),
+            stdin,
             to_write: Vec::new(),
             written: 0,
             stdout: PipeReader::new(stdout).map_err(failed)?,
             stderr: PipeReader::new(stderr).map_err(failed)?,
-            stdout_lines: LineCutter::new(ANSWER_MAX_BYTES + 8),
+            stdout_lines: LineCutter::new(stdout_line_max_bytes),
             stderr_lines: LineCutter::new(LINE_MAX_BYTES),
             stderr_tail: Vec::new(),
             oom_kills_before,

@@ -40,11 +40,12 @@ impl Machine {
     pub fn slots(&self) -> u32 {
         match self.function.mode {
             Mode::Process => 1,
-            Mode::Persistent => self.function.instance_concurrency.max(1),
+            Mode::Persistent | Mode::Lambda => self.function.instance_concurrency.max(1),
         }
     }
 
-    /// Starts the function's process with `own` in its environment on top of the common part.
+    /// Starts the function's process with `own` in its environment, which nothing else replaces, on top
+    /// of the common part.
     ///
     /// # Errors
     /// A message for the function's author.
@@ -58,8 +59,10 @@ impl Machine {
         let memory_mb = self.function.memory_mb.to_string();
         let mut env = vec![("PATH", DEFAULT_PATH), ("HOME", "/tmp"), ("LANG", "C.UTF-8")];
         let user = self.function.env.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-        let user: Vec<_> = user.filter(|(key, _)| !RESERVED.contains(key)).collect();
-        env.retain(|(key, _)| user.iter().all(|(own, _)| own != key));
+        let is_own = |key: &str| own.iter().any(|(name, _)| *name == key);
+        let user: Vec<_> =
+            user.filter(|(key, _)| !RESERVED.contains(key) && !is_own(key)).collect();
+        env.retain(|(key, _)| user.iter().all(|(name, _)| name != key) && !is_own(key));
         env.extend(user);
         env.extend([
             ("NOVA_FUNCTION_NAME", self.function.name.as_str()),

@@ -5,12 +5,12 @@
 //! end. Whatever ends the process (its own exit, a timeout, a cancel, nonsense on stdout) ends all calls
 //! in it. With several call slots a cancel alone does not: the others go on, the answer is dropped.
 //!
-//! stderr and plain lines of stdout carry no request id: they belong to the oldest call that runs,
-//! and between calls to the next one.
+//! stderr and plain lines of stdout are logs; [`Calls`] says whose.
 use crate::call::{Call, Failure, failure};
+use crate::calls::Calls;
 use crate::event::Event;
-use crate::function_process::{FunctionProcess, Line};
-use crate::line_protocol::{Answer, CallResult, answer_too_large, parse_answer, request_line};
+use crate::function_process::{Contract, FunctionProcess, Line};
+use crate::line_protocol::{Answer, answer_too_large, parse_answer, request_line};
 use crate::logs::unix_ms;
 use crate::machine::Machine;
 use crate::pipes::wait;
@@ -19,10 +19,6 @@ use serde_json::value::RawValue;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Instant;
-
-/// How much log text is kept between calls, bytes; then it is dropped. Enough for a stack trace.
-const STASH_MAX_BYTES: usize = 64 * 1024;
 
 /// The runner of a function in `persistent` mode.
 pub struct Persistent {
@@ -42,10 +38,8 @@ impl Persistent {
             machine,
             event: event.clone(),
             incoming,
-            in_flight: Vec::new(),
+            calls: Calls::default(),
             process: None,
-            stash: Vec::new(),
-            stash_bytes: 0,
         };
         std::thread::Builder::new().name("persistent".into()).spawn(move || {
             loop {
@@ -54,7 +48,7 @@ impl Persistent {
                     // The calls answer by being dropped; the next one starts a new process.
                     owner.machine.reaper.kill_all();
                     owner.process = None;
-                    owner.in_flight.clear();
+                    owner.calls = Calls::default();
                 }
             }
         })?;
@@ -74,30 +68,12 @@ impl Persistent {
     }
 }
 
-/// A call in the process.
-struct InFlight {
-    request_id: String,
-    deadline: Instant,
-    /// `None` when the caller left and only the function's answer is still to come.
-    call: Option<Call>,
-}
-
-impl InFlight {
-    fn answer(self, result: CallResult) {
-        if let Some(call) = self.call {
-            call.finish(result);
-        }
-    }
-}
-
 struct Owner {
     machine: Arc<Machine>,
     event: Arc<Event>,
     incoming: Receiver<Call>,
-    in_flight: Vec<InFlight>,
+    calls: Calls,
     process: Option<FunctionProcess>,
-    stash: Vec<(LogStream, Vec<u8>)>,
-    stash_bytes: usize,
 }
 
 impl Owner {
@@ -110,7 +86,7 @@ impl Owner {
         }
         self.notice_cancelled();
         self.notice_timeout();
-        let held_back = self.in_flight.iter().flat_map(|entry| &entry.call).any(|c| !c.has_room());
+        let held_back = self.calls.held_back();
         let mut fds = vec![self.event.as_fd()];
         let mut writable = None;
         if let Some(process) = &self.process {
@@ -119,28 +95,26 @@ impl Owner {
                 fds.extend(process.readable());
             }
         }
-        wait(&fds, writable, self.in_flight.iter().map(|entry| entry.deadline).min(), held_back);
+        wait(&fds, writable, self.calls.next_deadline(), held_back);
         if let Some(process) = &mut self.process {
             process.write_some();
         }
         if !held_back {
             self.read_some();
         }
-        for call in self.in_flight.iter_mut().flat_map(|entry| &mut entry.call) {
-            call.log.flush();
-        }
+        self.calls.flush_logs();
     }
 
     /// Hands a call to the process, which is started if there is none.
     fn begin(&mut self, mut call: Call) {
         // An earlier attempt of the same request, whose caller left: its answer would pass for this one's.
-        if let Some(index) = self.position(&call.exec.request_id) {
+        if let Some(index) = self.calls.position(&call.exec.request_id) {
             let reason =
                 "the function's process was ended with an earlier attempt of another request";
             self.end_with(index, failure(FunctionErrorKind::Cancelled, reason), reason);
         }
         if self.process.is_none() {
-            match FunctionProcess::start(&self.machine, self.event.clone()) {
+            match FunctionProcess::start(&self.machine, Contract::Lines, self.event.clone()) {
                 Ok(process) => self.process = Some(process),
                 Err(message) => {
                     return call
@@ -149,20 +123,12 @@ impl Owner {
             }
             call.process_started();
         }
-        for (stream, line) in std::mem::take(&mut self.stash) {
-            call.log.line(stream, &line);
-        }
-        self.stash_bytes = 0;
         if let Some(process) = &mut self.process {
             process.queue(request_line(&call.exec, unix_ms() + call.exec.timeout_ms));
             // It may be megabytes, and is on its way now.
             call.exec.input = RawValue::NULL.to_owned();
         }
-        self.in_flight.push(InFlight {
-            request_id: call.exec.request_id.clone(),
-            deadline: call.deadline,
-            call: Some(call),
-        });
+        self.calls.add(call);
     }
 
     /// The process ended by itself: so did all calls in it.
@@ -172,19 +138,15 @@ impl Owner {
         let oom_kills_before = process.oom_kills_before();
         let Some(stderr_tail) = self.end_process() else { return };
         let failure = self.machine.explain_exit(status, oom_kills_before, &stderr_tail);
-        self.fail_all(&failure);
+        self.calls.fail_all(&failure);
     }
 
     fn notice_cancelled(&mut self) {
-        let is_cancelled = |entry: &InFlight| entry.call.as_ref().is_some_and(Call::is_cancelled);
-        while let Some(index) = self.in_flight.iter().position(is_cancelled) {
+        while let Some(index) = self.calls.cancelled() {
             let message = "the caller left before the function had finished";
             let cancelled = failure(FunctionErrorKind::Cancelled, message);
-            let left = self.in_flight.iter().filter(|entry| entry.call.is_none()).count();
-            if left + 1 < self.machine.slots() as usize {
-                if let Some(call) = self.in_flight[index].call.take() {
-                    call.finish(Err(cancelled));
-                }
+            if self.calls.given_up() + 1 < self.machine.slots() as usize {
+                self.calls.give_up(index, cancelled);
             } else {
                 // Nobody waits for most of what the process does: start afresh.
                 let reason = "the function's process was ended with another call whose caller left";
@@ -194,13 +156,9 @@ impl Owner {
     }
 
     fn notice_timeout(&mut self) {
-        let now = Instant::now();
-        if let Some(index) = self.in_flight.iter().position(|entry| entry.deadline <= now) {
-            let timeout_ms = self.in_flight[index].call.as_ref().map(|call| call.exec.timeout_ms);
-            let message = format!(
-                "the function ran past its timeout of {} ms",
-                timeout_ms.unwrap_or_default()
-            );
+        if let Some(index) = self.calls.overdue() {
+            let timeout_ms = self.calls.timeout_ms(index);
+            let message = format!("the function ran past its timeout of {timeout_ms} ms");
             let reason =
                 "the function's process was ended with another call that ran past its timeout";
             self.end_with(index, failure(FunctionErrorKind::Timeout, message), reason);
@@ -209,12 +167,12 @@ impl Owner {
 
     /// Ends the process because of one call; the others, if they have not answered, fail with `reason`.
     fn end_with(&mut self, index: usize, cause: Failure, reason: &str) {
-        let request_id = self.in_flight[index].request_id.clone();
+        let request_id = self.calls.request_id(index);
         self.end_process();
-        if let Some(index) = self.position(&request_id) {
-            self.in_flight.remove(index).answer(Err(cause));
+        if let Some(index) = self.calls.position(&request_id) {
+            self.calls.answer(index, Err(cause));
         }
-        self.fail_all(&failure(FunctionErrorKind::FunctionCrashed, reason));
+        self.calls.fail_all(&failure(FunctionErrorKind::FunctionCrashed, reason));
     }
 
     /// Kills the process and all that it started, and takes what it still had to say. Returns the end
@@ -227,12 +185,6 @@ impl Owner {
             self.take_line(line);
         }
         Some(process.stderr_tail())
-    }
-
-    fn fail_all(&mut self, failure: &Failure) {
-        for entry in std::mem::take(&mut self.in_flight) {
-            entry.answer(Err(failure.clone()));
-        }
     }
 
     /// Reads once from the process; false when there was nothing.
@@ -248,14 +200,14 @@ impl Owner {
     fn take_line(&mut self, line: Line) {
         match line {
             Line::TooLong => self.break_off(answer_too_large()),
-            Line::Stderr(text) => self.log(LogStream::Stderr, &text),
+            Line::Stderr(text) => self.calls.log(LogStream::Stderr, &text),
             Line::Stdout(text) => match parse_answer(&text) {
-                Some(answer) if !self.in_flight.is_empty() => {
+                Some(answer) if !self.calls.is_empty() => {
                     // It may be megabytes, as may be what was read from it.
                     drop(text);
                     self.take_answer(answer);
                 }
-                _ => self.log(LogStream::Stdout, &text),
+                _ => self.calls.log(LogStream::Stdout, &text),
             },
         }
     }
@@ -263,12 +215,12 @@ impl Owner {
     /// Hands an answer to its call, of which there is at least one.
     fn take_answer(&mut self, answer: Answer) {
         let index = match &answer.request_id {
-            Some(request_id) => self.position(request_id),
+            Some(request_id) => self.calls.position(request_id),
             None if self.machine.slots() == 1 => Some(0),
             None => None,
         };
         match (index, answer.request_id) {
-            (Some(index), _) => self.in_flight.remove(index).answer(answer.result),
+            (Some(index), _) => self.calls.answer(index, answer.result),
             (None, Some(request_id)) => {
                 let message =
                     format!("the function answered request `{request_id}`, which is not running");
@@ -285,20 +237,7 @@ impl Owner {
     /// What the process writes cannot be told apart any more: its calls fail, and it is ended. The
     /// kill is done by the next look, which finds no call that could blame it on something else.
     fn break_off(&mut self, failure: Failure) {
-        self.fail_all(&failure);
+        self.calls.fail_all(&failure);
         self.machine.reaper.kill_all();
-    }
-
-    fn position(&self, request_id: &str) -> Option<usize> {
-        self.in_flight.iter().position(|entry| entry.request_id == request_id)
-    }
-
-    fn log(&mut self, stream: LogStream, line: &[u8]) {
-        if let Some(call) = self.in_flight.iter_mut().find_map(|entry| entry.call.as_mut()) {
-            call.log.line(stream, line);
-        } else if self.stash_bytes + line.len() < STASH_MAX_BYTES {
-            self.stash_bytes += line.len() + 1;
-            self.stash.push((stream, line.to_vec()));
-        }
     }
 }
