@@ -1,4 +1,5 @@
 //! A flag that `poll` can wait for: how one thread wakes another that waits for pipes.
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -16,6 +17,12 @@ impl Event {
     pub fn raise(&self) {
         // Fails only when the counter is at its end, and then it is raised.
         let _ = self.0.write(1);
+    }
+
+    /// Whether it is raised. Without lowering it.
+    pub fn is_raised(&self) -> bool {
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     /// Lowers it. Do this before looking at what it announces, so that nothing is missed.

@@ -13,9 +13,9 @@ use serde_json::value::RawValue;
 /// The longest line that can be an answer: one payload and the same room round it as a frame has.
 pub const ANSWER_MAX_BYTES: usize = FRAME_MAX_BYTES;
 
-/// The largest value under `error` that is passed on, bytes. Re-encoding may make numbers up to five
+/// The largest error object that is passed on, bytes. Re-encoding may make numbers up to five
 /// times as long, and the answer still has to fit in a frame.
-const DETAIL_MAX_BYTES: usize = 1024 * 1024;
+pub const DETAIL_MAX_BYTES: usize = 1024 * 1024;
 
 /// What a call ended with.
 pub type CallResult = Result<Box<RawValue>, Failure>;

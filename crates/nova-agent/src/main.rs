@@ -8,7 +8,7 @@
 //!   listen ─▶ server ─▶ session (pure)           who speaks, what is allowed
 //!                │
 //!                ├─▶ set_up ─▶ rootfs, network, cgroup, files, identity
-//!                └─▶ process | persistent ─▶ child ─▶ reaper
+//!                └─▶ process | persistent | lambda ─▶ child ─▶ reaper
 //!                        │                             the function's processes
 //!                        └─▶ output, logs ─▶ outgoing ─▶ the host
 //! ```
@@ -19,6 +19,7 @@
 mod attempts;
 mod boot;
 mod call;
+mod calls;
 mod cgroup;
 mod child;
 mod console;
@@ -26,6 +27,7 @@ mod event;
 mod files;
 mod function_process;
 mod identity;
+mod lambda;
 mod line_protocol;
 mod listen;
 mod logs;

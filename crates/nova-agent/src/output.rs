@@ -16,7 +16,7 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 /// How much of a wrong output an error quotes, bytes.
-const QUOTE_BYTES: usize = 200;
+pub const QUOTE_BYTES: usize = 200;
 
 /// Why stdout holds no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,7 +151,10 @@ impl OutputReader {
 }
 
 /// The bytes as one JSON value, without a copy: they may be all that a small guest has room for.
-fn into_value(bytes: Vec<u8>) -> Result<Box<RawValue>, Vec<u8>> {
+///
+/// # Errors
+/// The bytes, where they are none.
+pub fn into_value(bytes: Vec<u8>) -> Result<Box<RawValue>, Vec<u8>> {
     if serde_json::from_slice::<&RawValue>(&bytes).is_err() {
         return Err(bytes);
     }

@@ -2,6 +2,7 @@
 use crate::call::Call;
 use crate::console::say;
 use crate::event::Event;
+use crate::lambda::Lambda;
 use crate::machine::Machine;
 use crate::persistent::Persistent;
 use crate::process;
@@ -15,6 +16,8 @@ pub enum Runner {
     Process(Arc<Machine>),
     /// One process for many calls, and one thread that owns it.
     Persistent(Persistent),
+    /// The same, over the AWS Lambda Runtime API.
+    Lambda(Lambda),
 }
 
 impl Runner {
@@ -24,11 +27,11 @@ impl Runner {
     /// When its thread cannot be made.
     pub fn new(machine: Machine) -> Result<Self, String> {
         let machine = Arc::new(machine);
+        let failed = |error| format!("start a thread: {error}");
         Ok(match machine.function.mode {
             Mode::Process => Self::Process(machine),
-            Mode::Persistent => Self::Persistent(
-                Persistent::start(machine).map_err(|error| format!("start a thread: {error}"))?,
-            ),
+            Mode::Persistent => Self::Persistent(Persistent::start(machine).map_err(failed)?),
+            Mode::Lambda => Self::Lambda(Lambda::start(machine).map_err(failed)?),
         })
     }
 
@@ -40,6 +43,7 @@ impl Runner {
         match self {
             Self::Process(_) => Ok(Arc::new(Event::new()?)),
             Self::Persistent(persistent) => Ok(persistent.event()),
+            Self::Lambda(lambda) => Ok(lambda.event()),
         }
     }
 
@@ -47,6 +51,7 @@ impl Runner {
     pub fn run(&self, call: Call, event: Arc<Event>) {
         let machine = match self {
             Self::Persistent(persistent) => return persistent.run(call),
+            Self::Lambda(lambda) => return lambda.run(call),
             Self::Process(machine) => machine.clone(),
         };
         let run = move || {
