@@ -160,7 +160,8 @@ fn resolve(name: &str, path_variable: &str) -> Result<PathBuf, String> {
         .ok_or_else(|| format!("cannot start `{name}`: no such program in PATH ({path_variable})"))
 }
 
-fn is_executable(path: &Path) -> bool {
+/// Whether this is a program, or looks like one.
+pub fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 

@@ -23,6 +23,8 @@ pub enum Contract<'a> {
     Lines,
     /// Elsewhere, as this environment says; stdin is empty, stdout a log.
     Elsewhere {
+        /// Program and arguments.
+        command: &'a [String],
         /// Variables on top of those that every function has.
         env: &'a [(&'a str, &'a str)],
     },
@@ -62,12 +64,12 @@ impl FunctionProcess {
         contract: Contract<'_>,
         event: Arc<Event>,
     ) -> Result<Self, String> {
-        let (env, has_stdin, stdout_line_max_bytes): (&[_], _, _) = match contract {
-            Contract::Lines => (&[], true, ANSWER_MAX_BYTES + 8),
-            Contract::Elsewhere { env } => (env, false, LINE_MAX_BYTES),
+        let (command, env, has_stdin, stdout_line_max_bytes): (_, &[_], _, _) = match contract {
+            Contract::Lines => (&machine.function.command[..], &[], true, ANSWER_MAX_BYTES + 8),
+            Contract::Elsewhere { command, env } => (command, env, false, LINE_MAX_BYTES),
         };
         let oom_kills_before = machine.cgroup.oom_kills();
-        let (mut child, exit) = machine.start(&machine.function.command, env, has_stdin, event)?;
+        let (mut child, exit) = machine.start(command, env, has_stdin, event)?;
         let stdin = child.stdin.take();
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err("cannot talk to the function: a pipe is missing".into());

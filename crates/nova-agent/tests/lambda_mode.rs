@@ -386,6 +386,17 @@ fn a_runtime_that_ends_before_it_asks_is_the_calls_error() {
     assert!(outcome.error().1.contains("/code/bootstrap"), "{:?}", outcome.error());
 }
 
+#[test]
+fn a_function_may_bring_its_own_bootstrap_and_a_wrapper() {
+    let program = format!("#!/usr/bin/python3 -u\n{CLIENT}{RUNTIME}");
+    let wrapper = "#!/bin/sh\nexport TZ=wrapped\nexec \"$@\"\n";
+    let guest = Guest::start(&[("bootstrap", &program), ("wrapper", wrapper)]);
+    let mut function = lambda(&["/var/runtime/bootstrap-of-the-runtime"], 1);
+    function.env.insert("AWS_LAMBDA_EXEC_WRAPPER".into(), "/code/wrapper".into());
+    let outcome = guest.ready(function).call(r#"{"do": "environment"}"#);
+    assert_eq!(json(outcome.output())["TZ"], "wrapped");
+}
+
 /// As many workers as AWS_LAMBDA_MAX_CONCURRENCY says, each with a connection of its own.
 const WORKERS: &str = r#"
 def work():

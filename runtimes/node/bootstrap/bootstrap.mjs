@@ -51,6 +51,12 @@ class LoadError extends Error {
   }
 }
 
+// A stack trace as far as it is the user's: below that is this file, and what called it.
+function userLines(lines) {
+  const end = lines.findIndex((line) => line.includes("/var/runtime/"));
+  return end < 0 ? lines : lines.slice(0, end);
+}
+
 // What a caller and the log get of anything that was thrown.
 function errorObject(error) {
   const isError = util.types.isNativeError(error) || error instanceof Error;
@@ -62,12 +68,14 @@ function errorObject(error) {
   return {
     errorMessage: String(error.message),
     errorType: String(error.name || "Error"),
-    stackTrace: String(shown.stack ?? "").split("\n").filter((line) => !line.includes("/var/runtime/")),
+    stackTrace: userLines(String(shown.stack ?? "").split("\n")),
   };
 }
 
 function report(fields) {
-  process.stderr.write(`${fields.errorType}: ${fields.errorMessage}\n${fields.stackTrace.join("\n")}\n`);
+  const first = `${fields.errorType}: ${fields.errorMessage}`;
+  const lines = fields.stackTrace[0] === first ? fields.stackTrace : [first, ...fields.stackTrace];
+  process.stderr.write(`${lines.join("\n")}\n`);
   return JSON.stringify(fields);
 }
 

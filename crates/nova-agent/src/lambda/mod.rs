@@ -18,6 +18,7 @@ mod board;
 mod environment;
 mod extensions;
 mod http;
+mod program;
 mod routes;
 mod server;
 mod trailer;
@@ -190,7 +191,8 @@ impl Owner {
             .map_err(|error| format!("cannot serve the Runtime API: {error}"))?;
         let variables = environment::variables(function, &server.address());
         let env: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let contract = Contract::Elsewhere { env: &env };
+        let command = program::command(function);
+        let contract = Contract::Elsewhere { command: &command, env: &env };
         let function = FunctionProcess::start(&self.machine, contract, self.event.clone())?;
         Ok(Process { function, server, started_for: Some(request_id.to_owned()), ends_at: None })
     }
