@@ -9,10 +9,12 @@ mod cli;
 pub mod daemon;
 mod examples;
 mod http;
+mod lambda;
 
 pub use cli::{CliOutput, cli, cli_with_input};
 pub use examples::static_binary;
 pub use http::{Answer, FunctionUnderTest, Nova};
+pub use lambda::{install_awslambdaric, rust_function};
 
 use std::time::{Duration, Instant};
 

@@ -8,6 +8,7 @@ mod command_line;
 mod failures;
 mod first_calls;
 mod isolation;
+mod lambda;
 mod lifecycle;
 mod output;
 mod records;
