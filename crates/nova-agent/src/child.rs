@@ -5,7 +5,7 @@
 //! through the standard library's pipe, and a step number is packed on top of it.
 use crate::reaper::{Exit, Reaper};
 use crate::{event::Event, rootfs};
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -29,7 +29,7 @@ const STEPS: [&str; 6] = [
     "limit core dumps",
     "become the function's user",
     "give up privileges",
-    "enter /code",
+    "enter the code's directory",
 ];
 
 /// What to start.
@@ -38,6 +38,8 @@ pub struct Program<'a> {
     pub command: &'a [String],
     /// The whole environment.
     pub env: Vec<(&'a str, &'a str)>,
+    /// Where it starts: one of the two paths of the code.
+    pub directory: &'a CStr,
     /// The cgroup files to join, open for writing.
     pub procs_files: &'a [File],
     /// Whether the child's stdin is a pipe (`persistent`) or empty.
@@ -60,6 +62,7 @@ impl Program<'_> {
         let arguments = c_strings(self.command.iter().cloned()).map_err(too_odd)?;
         let environment = c_strings(self.env.iter().map(|(key, value)| format!("{key}={value}")))
             .map_err(too_odd)?;
+        let directory = self.directory.to_owned();
         let procs: Vec<i32> = self.procs_files.iter().map(AsRawFd::as_raw_fd).collect();
 
         let mut command = Command::new(&path);
@@ -73,7 +76,7 @@ impl Program<'_> {
         // threads must not; the strings that the pointers lead to live until `spawn` has returned.
         unsafe {
             command.pre_exec(move || {
-                become_function(&procs)?;
+                become_function(&procs, &directory)?;
                 let (argv, envp) = (&argv, &envp);
                 libc::execve(program.as_ptr(), argv.0.as_ptr(), envp.0.as_ptr());
                 Err(io::Error::last_os_error())
@@ -101,7 +104,7 @@ fn c_strings(strings: impl Iterator<Item = String>) -> Result<Vec<CString>, std:
 }
 
 /// Makes the forked child the function's: its cgroup, session, user; no privilege, no descriptor.
-fn become_function(procs: &[i32]) -> io::Result<()> {
+fn become_function(procs: &[i32], directory: &CStr) -> io::Result<()> {
     for &fd in procs {
         // SAFETY: as all blocks here: a plain system call on values that live long enough, and
         // async-signal-safe.
@@ -130,7 +133,7 @@ fn become_function(procs: &[i32]) -> io::Result<()> {
         check(3, libc::syscall(libc::SYS_setresuid, FUNCTION_ID, FUNCTION_ID, FUNCTION_ID))?;
         check(4, libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into())?;
         libc::umask(0o022);
-        check(5, libc::chdir(c"/code".as_ptr()).into())?;
+        check(5, libc::chdir(directory.as_ptr()).into())?;
         // All descriptors are close-on-exec already; this holds even if one was forgotten.
         libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
     }

@@ -5,7 +5,7 @@ use crate::child::Program;
 use crate::event::Event;
 use crate::files;
 use crate::reaper::{Exit, Reaper};
-use crate::rootfs::CODE_DIR;
+use crate::rootfs::{CODE_DIR, CODE_PATH, TASK_PATH};
 use nova_proto::{FunctionErrorKind, FunctionSetup, Mode};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
@@ -72,7 +72,11 @@ impl Machine {
         ]);
         env.extend_from_slice(own);
         let procs_files = self.cgroup.procs_files();
-        Program { command, env, procs_files, stdin }.start(&self.reaper, event)
+        let directory = match self.function.mode {
+            Mode::Process | Mode::Persistent => CODE_PATH,
+            Mode::Lambda => TASK_PATH,
+        };
+        Program { command, env, directory, procs_files, stdin }.start(&self.reaper, event)
     }
 
     /// What the end of the function's process means, where it was not Nova that ended it and nothing

@@ -13,6 +13,7 @@
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nova_proto::FunctionSetup;
+use std::ffi::CStr;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -20,9 +21,13 @@ use std::time::{Duration, Instant};
 
 /// Where the function's code is, and its working directory.
 pub const CODE_DIR: &str = "/code";
+/// The same as a string for system calls.
+pub const CODE_PATH: &CStr = c"/code";
 
-/// The other path that the code is at, which AWS's runtimes know.
-const TASK_DIR: &str = "/var/task";
+/// The other path that the code is at, which AWS's runtimes know: the working directory in `lambda` mode.
+pub const TASK_DIR: &str = "/var/task";
+/// The same as a string for system calls.
+pub const TASK_PATH: &CStr = c"/var/task";
 
 /// How long a drive may take to show up after its driver was loaded.
 const DEVICE_PATIENCE: Duration = Duration::from_secs(2);

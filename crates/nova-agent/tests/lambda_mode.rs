@@ -140,7 +140,7 @@ fn the_environment_is_that_of_aws() {
         ("AWS_REGION", "eu-west-1"),
         ("AWS_DEFAULT_REGION", "eu-west-1"),
         ("TZ", "Asia/Tokyo"),
-        ("cwd", "/code"),
+        ("cwd", "/var/task"),
     ] {
         assert_eq!(env[name], text, "{name}");
     }

@@ -4,10 +4,9 @@
 //! own variables do. Credentials are not made up, and `AWS_EXECUTION_ENV` is left out, as AWS leaves it
 //! out where a function brings its runtime.
 use crate::logs::unix_ms;
+use crate::rootfs::TASK_DIR;
 use nova_proto::FunctionSetup;
 
-/// Where AWS's clients and images find the code. The same files as `/code`.
-const TASK_ROOT: &str = "/var/task";
 /// Where the runtime's own files are: its bootstrap.
 const RUNTIME_DIR: &str = "/var/runtime";
 /// The region of a function that sets none; many clients refuse to work without.
@@ -31,7 +30,7 @@ pub fn variables(function: &FunctionSetup, api: &str) -> Vec<(&'static str, Stri
         ("AWS_LAMBDA_LOG_GROUP_NAME", format!("/aws/lambda/{}", function.name)),
         ("AWS_LAMBDA_LOG_STREAM_NAME", log_stream(&function.version, unix_ms())),
         ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand".to_owned()),
-        ("LAMBDA_TASK_ROOT", TASK_ROOT.to_owned()),
+        ("LAMBDA_TASK_ROOT", TASK_DIR.to_owned()),
         ("LAMBDA_RUNTIME_DIR", RUNTIME_DIR.to_owned()),
         ("_HANDLER", function.handler.clone()),
     ];

@@ -28,10 +28,11 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const ENTER: &str = r#"
 set -e
 mount -t tmpfs tmpfs "$1/ns"
-mkdir -p "$1/ns/upper/code" "$1/ns/upper/nova" "$1/ns/work" "$1/ns/root"
+mkdir -p "$1/ns/upper/code" "$1/ns/upper/var/task" "$1/ns/upper/nova" "$1/ns/work" "$1/ns/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/ns/upper,workdir=$1/ns/work" "$1/ns/root"
 cd "$1/ns/root"
 mount --bind "$1/code" code
+mount --bind "$1/code" var/task
 mount --bind "$1/nova" nova
 mount -t proc proc proc
 mount --rbind /dev dev
