@@ -110,6 +110,11 @@ impl FunctionProcess {
         String::from_utf8_lossy(&self.stderr_tail).into_owned()
     }
 
+    /// Begins the end of its stderr anew: what was written until now is none of the next call's.
+    pub fn forget_stderr(&mut self) {
+        self.stderr_tail.clear();
+    }
+
     /// What to poll for reading.
     pub fn readable(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.stdout.fd().into_iter().chain(self.stderr.fd())

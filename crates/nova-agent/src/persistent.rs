@@ -124,6 +124,9 @@ impl Owner {
             call.process_started();
         }
         if let Some(process) = &mut self.process {
+            if self.calls.is_empty() {
+                process.forget_stderr();
+            }
             process.queue(request_line(&call.exec, unix_ms() + call.exec.timeout_ms));
             // It may be megabytes, and is on its way now.
             call.exec.input = RawValue::NULL.to_owned();

@@ -191,6 +191,8 @@ fn a_second_answer_to_an_event_is_refused() {
 fn a_process_that_exits_fails_its_call_and_the_next_starts_another() {
     let (_guest, mut host) = start();
     let before = pid(&mut host);
+    // What an earlier call wrote is not quoted.
+    host.call(r#"{"do": "log"}"#);
     let outcome = host.call(r#"{"do": "exit"}"#);
     let message = "the function exited with status 3; its stderr ends with: bye";
     assert_eq!(outcome.error(), (Kind::FunctionExited, message));

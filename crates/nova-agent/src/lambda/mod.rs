@@ -162,6 +162,11 @@ impl Owner {
             trace_id: call.exec.traceparent.as_deref().and_then(environment::trace_id),
             input: std::mem::replace(&mut call.exec.input, RawValue::NULL.to_owned()),
         };
+        if self.calls.is_empty()
+            && let Some(process) = &mut self.process
+        {
+            process.function.forget_stderr();
+        }
         self.calls.add(call);
         self.offer(Delivery::new(invocation));
     }
