@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bad_input;
+mod bootstraps;
 mod capacity;
 mod command_line;
 mod failures;

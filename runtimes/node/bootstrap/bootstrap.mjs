@@ -1,9 +1,9 @@
 // Runs a JavaScript handler, `exports.handler = async (event, context) => ...` or
 // `export const handler = ...`, over the AWS Lambda Runtime API.
 //
-// Nova starts it once per guest with the handler's name in _HANDLER (`main.handler`: what
-// /var/task/main.js, .mjs or .cjs exports as `handler`). It fetches events, calls the handler, and sends
-// back what that returns, throws, or hands to its callback.
+// Nova starts it once per guest, in Node, Deno or Bun, with the handler's name in _HANDLER
+// (`main.handler`: what /var/task/main.js, .mjs, .ts ... exports as `handler`). It fetches events, calls the
+// handler, and sends back what that returns, throws, or hands to its callback.
 import { AsyncLocalStorage } from "node:async_hooks";
 import fs from "node:fs";
 import http from "node:http";
@@ -56,6 +56,15 @@ function userLines(lines) {
   const end = lines.findIndex((line) => line.includes("/var/runtime/"));
   return end < 0 ? lines : lines.slice(0, end);
 }
+
+// What goes wrong before a handler runs, as Node, Deno and Bun call it.
+const loadErrors = {
+  MODULE_NOT_FOUND: "Runtime.ImportModuleError",
+  ERR_MODULE_NOT_FOUND: "Runtime.ImportModuleError",
+  ResolveMessage: "Runtime.ImportModuleError",
+  SyntaxError: "Runtime.UserCodeSyntaxError",
+  BuildMessage: "Runtime.UserCodeSyntaxError",
+};
 
 // What a caller and the log get of anything that was thrown.
 function errorObject(error) {
@@ -131,11 +140,10 @@ async function load(name) {
   try {
     exported = await import(pathToFileURL(file));
   } catch (error) {
-    const type = error instanceof SyntaxError
-      ? "Runtime.UserCodeSyntaxError"
-      : ["MODULE_NOT_FOUND", "ERR_MODULE_NOT_FOUND"].includes(error?.code)
-        ? "Runtime.ImportModuleError"
-        : undefined;
+    // Deno's are all TypeErrors; this one says so.
+    const isSyntax = String(error?.message).startsWith("SyntaxError:");
+    const name = isSyntax ? "SyntaxError" : error?.name;
+    const type = loadErrors[name] ?? loadErrors[error?.code];
     if (!type) throw error;
     throw new LoadError(type, `cannot load ${file}: ${error.message}`, error);
   }

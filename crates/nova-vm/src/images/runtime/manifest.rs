@@ -82,7 +82,7 @@ pub(crate) struct ImageRecipe {
     /// Symbolic links to make, by absolute path, unless a package brings a file of that name.
     #[serde(default)]
     pub links: BTreeMap<String, String>,
-    /// Texts of the runtime's folder, by their absolute path in the image.
+    /// Texts of the runtime's folder (`/node/x` is in node's), by their absolute path in the image.
     #[serde(default)]
     pub files: BTreeMap<String, String>,
     /// Programs of the image, run one after the other when all files are there.
@@ -150,7 +150,8 @@ impl Manifest {
             }
         }
         for (path, source) in &self.image.files {
-            if !is_plain_path(path) || !is_plain_path(&format!("/{source}")) {
+            let below = source.strip_prefix('/').unwrap_or(source);
+            if !is_plain_path(path) || !is_plain_path(&format!("/{below}")) {
                 return Err(format!(
                     "image.files: `{path}` = `{source}`; give an absolute path and a file of the \
                      manifest's folder"

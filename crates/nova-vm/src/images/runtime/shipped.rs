@@ -60,9 +60,13 @@ pub(crate) fn recipe_texts(manifest: &Manifest) -> Result<Vec<String>, ManifestE
     Ok(texts)
 }
 
-/// A text that lies in a language's folder.
+/// A text that lies in a language's folder, or, where its path begins with a slash, in another's: some
+/// languages share a bootstrap.
 pub(crate) fn folder_text(folder: &str, path: &str) -> Result<String, ManifestError> {
-    text(folder, &format!("{folder}/{path}"))
+    match path.strip_prefix('/') {
+        Some(path) => text(folder, path),
+        None => text(folder, &format!("{folder}/{path}")),
+    }
 }
 
 impl Manifest {
