@@ -205,6 +205,8 @@ impl Board {
     pub fn begin_answer(&self, request_id: &str) -> Result<Delivery, Refused> {
         let mut state = self.lock();
         let taken = state.taken.get_mut(request_id).ok_or(Refused::RequestId)?;
+        // Over whatever connection it answers: it has read the event.
+        taken.connection = None;
         taken.delivery.take().ok_or(Refused::RequestId)
     }
 

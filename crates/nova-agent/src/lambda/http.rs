@@ -97,6 +97,8 @@ pub struct Connection {
     stream: TcpStream,
     /// What was read and not used.
     buffer: Vec<u8>,
+    /// A body was not read to its end: where the next request begins is not known.
+    is_lost: bool,
 }
 
 impl Connection {
@@ -104,7 +106,7 @@ impl Connection {
     pub fn new(stream: TcpStream) -> Self {
         // Only a matter of speed.
         let _ = stream.set_nodelay(true);
-        Self { stream, buffer: Vec::new() }
+        Self { stream, buffer: Vec::new(), is_lost: false }
     }
 
     /// The socket, to wait for.
@@ -143,7 +145,13 @@ impl Connection {
         }
     }
 
-    /// Reads the body of a request, up to `limit` bytes; a longer one is read and dropped.
+    /// Whether no request can follow the present one.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost
+    }
+
+    /// Reads the body of a request, up to `limit` bytes; a longer one is read and dropped, if the client
+    /// can be expected to send it all the same.
     ///
     /// # Errors
     /// When it does not come to its end.
@@ -154,7 +162,8 @@ impl Connection {
             fits = length <= limit as u64;
             if fits {
                 bytes.reserve_exact(length as usize);
-            } else if head.wants_continue {
+            } else if head.wants_continue || length > DISCARD_MAX_BYTES {
+                self.is_lost = true;
                 return Ok(Body::TooLarge);
             }
         }
@@ -170,7 +179,6 @@ impl Connection {
             }
         };
         let trailers = match head.framing {
-            Framing::Length(length) if length > DISCARD_MAX_BYTES => return Ok(Body::TooLarge),
             Framing::Length(length) => {
                 self.read_exactly(length, &mut take)?;
                 Trailers::default()

@@ -333,7 +333,7 @@ impl Request<'_> {
         body: &str,
     ) -> Routed {
         let answer = Response { status, content_type, headers, body: body.as_bytes() };
-        let keep_alive = self.head.keep_alive;
+        let keep_alive = self.head.keep_alive && !self.connection.is_lost();
         match self.connection.respond(&answer, keep_alive) {
             Ok(()) if keep_alive => Routed::KeepOpen,
             _ => Routed::Close,

@@ -9,14 +9,19 @@ use crate::console::say;
 use crate::event::Event;
 use crate::pipes::wait;
 use nova_proto::FunctionSetup;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Connections of a process, beside two for each event that it may work on at once: its extensions, and
 /// those of clients that it has left open. Each may hold a head of a MiB.
 const CONNECTIONS_SPARE: usize = 16;
+
+/// How long an accept that failed is left alone, so that a lasting failure does not spin.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// The Runtime API of one process. Ends with this value.
 pub struct Server {
@@ -120,7 +125,8 @@ impl Acceptor {
             match self.listener.accept() {
                 Ok((stream, _)) if stream.set_nonblocking(false).is_ok() => return Some(stream),
                 // It left before it was served, or is to come yet.
-                _ => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                _ => std::thread::sleep(ACCEPT_RETRY),
             }
         }
     }

@@ -126,6 +126,17 @@ fn a_client_that_asks_first_is_told_to_go_on() {
 }
 
 #[test]
+fn a_body_that_is_not_asked_for_ends_the_connection() {
+    let (mut client, mut connection) = pair();
+    client
+        .write_all(b"POST /a HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        .expect("sent");
+    let head = connection.read_head().expect("a head");
+    assert!(matches!(connection.read_body(&head, 1), Ok(Body::TooLarge)));
+    assert!(connection.is_lost());
+}
+
+#[test]
 fn what_a_dead_client_has_not_read_is_known() {
     let (client, mut connection) = pair();
     let answer = Response { status: 200, content_type: "", headers: &[], body: b"event" };
