@@ -154,6 +154,15 @@ mod tests {
     }
 
     #[test]
+    fn a_single_file_is_stored_where_its_mode_looks_for_it() {
+        let path = |mode, handler, local| program_path(mode, handler, ending(Path::new(local)));
+        assert_eq!(path(Mode::Process, "src/main", "a.py"), "src/main");
+        assert_eq!(path(Mode::Lambda, "main.handler", "a.py"), "main.py");
+        assert_eq!(path(Mode::Lambda, "src/main.Orders.create", "a.rb"), "src/main.rb");
+        assert_eq!(path(Mode::Lambda, "main.handler", "target/orders"), "bootstrap");
+    }
+
+    #[test]
     fn a_directory_is_packed_with_its_links() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("lib")).unwrap();

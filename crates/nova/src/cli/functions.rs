@@ -74,19 +74,11 @@ pub async fn update(
     args: FunctionArgs,
     output: OutputArgs,
 ) -> anyhow::Result<ExitCode> {
-    let mut mode = args.mode().unwrap_or(Mode::Process);
-    let mut handler = args.handler().unwrap_or(default_handler(mode)).to_owned();
-    if args.code().is_some() && (args.handler().is_none() || args.mode().is_none()) {
-        let function = client.get(&["functions", name], &[]).await?;
-        let before: Mode = serde_json::from_value(function["mode"].clone())?;
-        mode = args.mode().unwrap_or(before);
-        let kept = cell(&function["handler"]);
-        if args.handler().is_none() && kept != default_handler(before) {
-            handler = kept;
-        } else if args.handler().is_none() {
-            handler = default_handler(mode).to_owned();
-        }
-    }
+    let (mode, handler) = match args.code() {
+        Some(_) => kept_or_given(client, name, &args).await?,
+        // Only code is stored somewhere.
+        None => (Mode::Process, String::new()),
+    };
     let body = args.body(mode, &handler)?;
     if body.is_empty() {
         bail!("nothing to change; `nova update --help` shows what can be changed");
@@ -95,6 +87,25 @@ pub async fn update(
     let updated = client.send_json(Method::PATCH, &path, &Value::Object(body)).await?;
     output::print_one(&updated, COLUMNS, output.format)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The mode and handler that an updated function will have: where a single file of code is stored.
+async fn kept_or_given(
+    client: &Client,
+    name: &str,
+    args: &FunctionArgs,
+) -> anyhow::Result<(Mode, String)> {
+    let function = client.get(&["functions", name], &[]).await?;
+    let before: Mode = serde_json::from_value(function["mode"].clone())?;
+    let mode = args.mode().unwrap_or(before);
+    let kept = cell(&function["handler"]);
+    let handler = match args.handler() {
+        Some(given) => given.to_owned(),
+        // The daemon gives the new mode's own to a function whose handler nobody chose.
+        None if kept == default_handler(before) => default_handler(mode).to_owned(),
+        None => kept,
+    };
+    Ok((mode, handler))
 }
 
 /// `nova delete`: all that can be deleted are, also where one cannot.

@@ -73,7 +73,7 @@ fn a_command_line_that_makes_no_sense_is_a_usage_error() {
         ("delete", ErrorKind::MissingRequiredArgument),
         ("register hello -m lots", ErrorKind::ValueValidation),
         ("register hello -e NOVALUE", ErrorKind::ValueValidation),
-        ("register hello --mode lambda", ErrorKind::InvalidValue),
+        ("register hello --mode batch", ErrorKind::InvalidValue),
         ("register hello --network none --allow 10.0.0.0/8", ErrorKind::ArgumentConflict),
         ("list -o xml", ErrorKind::InvalidValue),
         ("secret set token value --from-file f", ErrorKind::ArgumentConflict),

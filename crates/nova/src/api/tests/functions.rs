@@ -45,7 +45,7 @@ async fn wrong_fields_are_refused_by_name_with_a_hint() {
         ("memory_mb", json!("much"), "invalid_field", "type"),
         ("timeout_s", json!(99_999), "invalid_field", "1 to 900"),
         ("handler", json!("../x"), "invalid_field", "relative"),
-        ("mode", json!("lambda"), "invalid_field", ""),
+        ("mode", json!("batch"), "invalid_field", ""),
         ("network", json!("all"), "invalid_field", ""),
         ("secrets", json!(["nothing"]), "invalid_field", "nova secret set nothing"),
         ("code", json!(7), "invalid_field", ""),
