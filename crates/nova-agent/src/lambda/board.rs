@@ -11,13 +11,13 @@
 //! having read it. That can be known: a socket that is closed with unread data in it is reset, one
 //! without is not. So a runtime that dies while it waits swallows nothing, and what it has read is never
 //! given to another.
+use super::delivery::{Delivery, Invocation};
 use super::extensions::Extensions;
 use super::http::{Connection, Peer};
 use crate::call::Failure;
 use crate::event::Event;
 use crate::line_protocol::CallResult;
 use crate::pipes::wait;
-use serde_json::value::RawValue;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -25,44 +25,6 @@ use std::time::{Duration, Instant};
 
 /// How long the connections of a dead process may take to find out.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
-
-/// To how many processes an event is offered, and how often a process may leave it unread. A runtime
-/// that does so this often will not read it the next time.
-const ATTEMPTS_MAX: u32 = 3;
-
-/// What the runtime gets of a call.
-#[derive(Debug)]
-pub struct Invocation {
-    pub request_id: String,
-    /// When it will be killed, milliseconds since the Unix epoch.
-    pub deadline_unix_ms: u64,
-    /// X-Ray's form of the caller's trace context.
-    pub trace_id: Option<String>,
-    pub input: Box<RawValue>,
-}
-
-/// An invocation on its way to a runtime.
-#[derive(Debug, Clone)]
-pub struct Delivery {
-    pub invocation: Arc<Invocation>,
-    /// Processes that it was offered to.
-    processes: u32,
-    /// How often the present one has left it unread.
-    unread: u32,
-}
-
-impl Delivery {
-    /// One that is offered for the first time.
-    pub fn new(invocation: Invocation) -> Self {
-        Self { invocation: Arc::new(invocation), processes: 1, unread: 0 }
-    }
-
-    /// The same for another process; `None` after too many.
-    pub fn again(self) -> Option<Self> {
-        let processes = self.processes + 1;
-        (processes <= ATTEMPTS_MAX).then_some(Self { processes, unread: 0, ..self })
-    }
-}
 
 struct Taken {
     /// Over which connection it went, until it is known to be read.
@@ -191,8 +153,7 @@ impl Board {
         else {
             return;
         };
-        delivery.unread += 1;
-        if delivery.unread < ATTEMPTS_MAX {
+        if delivery.left_unread() {
             state.offered.push_front(delivery);
             state.wake_all();
         } else {

@@ -2,7 +2,7 @@
 //!
 //! Libraries register themselves from inside the runtime's process. They get their INVOKE events; there
 //! is no SHUTDOWN event to be had here, for a process that is ended is killed.
-use super::board::Invocation;
+use super::delivery::Invocation;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::VecDeque;

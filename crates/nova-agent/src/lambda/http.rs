@@ -3,7 +3,11 @@
 //! Heads are parsed by `httparse`; bodies come with a length or in chunks, the latter with trailers.
 //! Everything is bounded here, before it is kept. What a client could not have meant is malformed; after
 //! that, where its next request begins is not known, so the connection ends.
+mod head;
+
 use super::trailer::Trailers;
+use head::{Framing, HEADERS_MAX, head_of, parse_head};
+pub use head::{Head, Response};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use std::io::{ErrorKind, Read, Write};
@@ -12,8 +16,6 @@ use std::os::fd::AsRawFd;
 
 /// Longest head of a request, bytes: `Lambda-Runtime-Function-XRay-Error-Cause` may take a MiB.
 const HEAD_MAX_BYTES: usize = 1024 * 1024 + 16 * 1024;
-/// Most headers of a request. Clients send about ten.
-const HEADERS_MAX: usize = 64;
 /// Longest line that says how long a chunk is, bytes, extensions included.
 const CHUNK_LINE_MAX_BYTES: usize = 1024;
 /// How much of a body that is not wanted is read all the same, so that the client gets to the answer.
@@ -36,33 +38,6 @@ pub enum Broken {
     Malformed(&'static str),
 }
 
-/// How long the body of a request is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Framing {
-    Length(u64),
-    Chunked,
-}
-
-/// A request without its body.
-#[derive(Debug)]
-pub struct Head {
-    pub method: String,
-    pub path: String,
-    headers: Vec<(String, Vec<u8>)>,
-    framing: Framing,
-    wants_continue: bool,
-    /// Whether the client wants to go on with this connection.
-    pub keep_alive: bool,
-}
-
-impl Head {
-    /// The value of a header; `None` also where it is not UTF-8.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        let found = self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
-        found.and_then(|(_, value)| std::str::from_utf8(value).ok()).map(str::trim)
-    }
-}
-
 /// A request's body.
 #[derive(Debug)]
 pub enum Body {
@@ -70,15 +45,6 @@ pub enum Body {
     Whole(Vec<u8>, Trailers),
     /// It is longer than was allowed.
     TooLarge,
-}
-
-/// What to answer.
-#[derive(Debug)]
-pub struct Response<'a> {
-    pub status: u16,
-    pub content_type: &'a str,
-    pub headers: &'a [(&'a str, &'a str)],
-    pub body: &'a [u8],
 }
 
 /// What the client of an idle connection does.
@@ -294,92 +260,6 @@ impl Connection {
             };
         }
     }
-}
-
-fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Broken> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut request = httparse::Request::new(&mut headers);
-    let length = match request.parse(bytes) {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => {
-            return Err(Broken::Malformed("the request has too many headers"));
-        }
-        Err(_) => return Err(Broken::Malformed("this is no HTTP request")),
-    };
-    let headers: Vec<(String, Vec<u8>)> = request
-        .headers
-        .iter()
-        .map(|header| (header.name.to_owned(), header.value.to_vec()))
-        .collect();
-    let mut head = Head {
-        method: request.method.unwrap_or_default().to_owned(),
-        path: request.path.unwrap_or_default().to_owned(),
-        framing: Framing::Length(0),
-        wants_continue: false,
-        keep_alive: request.version == Some(1),
-        headers,
-    };
-    let said = head.header("connection").map(str::to_ascii_lowercase).unwrap_or_default();
-    head.keep_alive = if head.keep_alive { said != "close" } else { said == "keep-alive" };
-    head.wants_continue =
-        head.header("expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue"));
-    head.framing = framing(&head)?;
-    Ok(Some((head, length)))
-}
-
-fn framing(head: &Head) -> Result<Framing, Broken> {
-    let all =
-        |name: &str| head.headers.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name)).count();
-    let (lengths, encodings) = (all("content-length"), all("transfer-encoding"));
-    match (lengths, encodings) {
-        (0, 0) => Ok(Framing::Length(0)),
-        (1, 0) => {
-            let text = head.header("content-length").unwrap_or_default();
-            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-            let length = text.parse().ok().filter(|_| digits).map(Framing::Length);
-            length.ok_or(Broken::Malformed("the content length is no number"))
-        }
-        (0, 1) if head.header("transfer-encoding").is_some_and(is_chunked) => Ok(Framing::Chunked),
-        _ => Err(Broken::Malformed("how long the body is, is said twice or not clearly")),
-    }
-}
-
-fn is_chunked(value: &str) -> bool {
-    value.eq_ignore_ascii_case("chunked")
-}
-
-fn head_of(response: &Response<'_>, keep_alive: bool) -> Vec<u8> {
-    let reason = match response.status {
-        200 => "OK",
-        202 => "Accepted",
-        400 => "Bad Request",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        413 => "Request Entity Too Large",
-        _ => "Error",
-    };
-    let mut head = format!("HTTP/1.1 {} {reason}\r\n", response.status);
-    let length = response.body.len().to_string();
-    let connection = if keep_alive { "keep-alive" } else { "close" };
-    let fixed = [
-        ("Content-Type", response.content_type),
-        ("Content-Length", length.as_str()),
-        ("Connection", connection),
-    ];
-    for (name, value) in fixed.iter().chain(response.headers) {
-        if value.is_empty() {
-            continue;
-        }
-        head.push_str(name);
-        head.push_str(": ");
-        // Values come from the host and the function's name; a line end in one would begin a header.
-        head.extend(value.chars().map(|c| if c.is_control() { ' ' } else { c }));
-        head.push_str("\r\n");
-    }
-    head.push_str("\r\n");
-    head.into_bytes()
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 //!
 //! Bodies are read only where they are wanted: the response to an event that is being worked on, whose
 //! number is bounded, may be megabytes; everything else is small or is dropped as it comes.
+mod extension;
+
 use super::answer::{of_error, of_response};
-use super::board::{Board, Invocation, Refused, Waited};
+use super::board::{Board, Refused, Waited};
+use super::delivery::Invocation;
 use super::environment;
-use super::extensions::Problem;
 use super::http::{Body, Broken, Connection, Head, Response};
 use crate::event::Event;
 use crate::line_protocol::answer_too_large;
@@ -212,65 +214,6 @@ impl Request<'_> {
         }
     }
 
-    fn register(&mut self) -> Result<Routed, Broken> {
-        let Body::Whole(bytes, _) = self.connection.read_body(self.head, SMALL_MAX_BYTES)? else {
-            return Ok(self.too_large(SMALL_MAX_BYTES));
-        };
-        let name = self.head.header("lambda-extension-name");
-        let registered = self.board.with_extensions(|extensions| extensions.register(name, &bytes));
-        match registered {
-            Ok(identifier) => {
-                let mut about = json!({
-                    "functionName": self.about.name,
-                    "functionVersion": self.about.version,
-                    "handler": self.about.handler,
-                });
-                let accepts =
-                    self.head.header("lambda-extension-accept-feature").unwrap_or_default();
-                if accepts.split(',').any(|feature| feature.trim() == "accountId") {
-                    about["accountId"] = environment::ACCOUNT.into();
-                }
-                let headers = [("Lambda-Extension-Identifier", identifier.as_str())];
-                Ok(self.respond(200, JSON, &headers, &about.to_string()))
-            }
-            Err(problem) => Ok(self.extension_problem(problem)),
-        }
-    }
-
-    fn extension_next(&mut self) -> Result<Routed, Broken> {
-        self.read_small()?;
-        let identifier = self.head.header("lambda-extension-identifier");
-        if let Err(problem) = self.board.with_extensions(|all| all.check(identifier)) {
-            return Ok(self.extension_problem(problem));
-        }
-        let identifier = identifier.unwrap_or_default();
-        let look = |state: &mut super::board::State| state.extensions.next(identifier);
-        match self.board.wait_for(self.connection, self.waker, look) {
-            Waited::Got(event) => Ok(self.respond(200, JSON, &[], &event.to_string())),
-            Waited::Over => Ok(Routed::Close),
-        }
-    }
-
-    /// An extension that cannot start is the function's failure; one that ends does so by itself.
-    fn extension_error(&mut self, at_init: bool) -> Result<Routed, Broken> {
-        let identifier = self.head.header("lambda-extension-identifier");
-        let checked = self.board.with_extensions(|all| all.check(identifier));
-        let Body::Whole(bytes, _) = self.connection.read_body(self.head, SMALL_MAX_BYTES)? else {
-            return Ok(self.too_large(SMALL_MAX_BYTES));
-        };
-        if let Err(problem) = checked {
-            return Ok(self.extension_problem(problem));
-        }
-        if at_init {
-            let error_type = self.head.header("lambda-extension-function-error-type");
-            let failure = of_error(FunctionErrorKind::FunctionNotStarted, error_type, &bytes);
-            if let Err(refused) = self.board.fail_init(failure) {
-                return Ok(self.refuse(&refused));
-            }
-        }
-        Ok(self.respond(202, JSON, &[], OK))
-    }
-
     fn unknown(&mut self) -> Result<Routed, Broken> {
         self.read_small()?;
         let message = format!("there is no {} {}", self.head.method, quoted(&self.head.path));
@@ -305,10 +248,6 @@ impl Request<'_> {
                 self.problem(400, "InvalidRequestID", message)
             }
         }
-    }
-
-    fn extension_problem(&mut self, (error_type, message): Problem) -> Routed {
-        self.problem(403, error_type, message)
     }
 
     fn too_large(&mut self, limit: usize) -> Routed {

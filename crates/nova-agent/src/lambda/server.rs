@@ -2,7 +2,8 @@
 //!
 //! Each process gets a listener of its own, on a port that the kernel chooses, so that nothing that a
 //! dead process left in a queue can reach the next one.
-use super::board::{Board, Delivery};
+use super::board::Board;
+use super::delivery::Delivery;
 use super::http::{Broken, Connection};
 use super::routes::{self, Routed};
 use crate::console::say;
