@@ -9,7 +9,6 @@
 //! The process is started by the first call, and again by the first one after its end. Whatever ends it
 //! fails the calls that it has fetched; those that it has not are offered to the next process. With
 //! several call slots a cancel alone does not end it: the others go on, the answer is dropped.
-//!
 mod answer;
 mod board;
 mod delivery;
