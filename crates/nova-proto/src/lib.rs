@@ -9,6 +9,7 @@
 //!  │ u32 BE │ UTF-8 JSON, at most FRAME_MAX_BYTES      │
 //!  └────────┴──────────────────────────────────────────┘
 //! ```
+//! The envelope is written exactly so: these three fields in this order, no blank space between them.
 //!
 //! `type` says which [`Message`] the payload holds, `id` matches replies, log lines and chunks to the
 //! request that caused them. This crate is pure: it neither reads sockets nor clocks, so both ends

@@ -313,6 +313,6 @@ where
 }
 
 fn parse<'a, T: Deserialize<'a>>(frame: &'a Frame) -> Result<T, MessageError> {
-    serde_json::from_str(frame.payload.get())
+    serde_json::from_slice(frame.payload())
         .map_err(|source| MessageError::Malformed { kind: frame.kind, source })
 }
