@@ -88,6 +88,9 @@ fn start_log(format: LogFormat) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())
+        // A log that cannot be written (its disk is full) must cost nothing but the line: complaining on
+        // stderr about stderr panics, in whatever task had something to say.
+        .log_internal_errors(false)
         .with_writer(io::stderr);
     match format {
         LogFormat::Text => log.init(),
