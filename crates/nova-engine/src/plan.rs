@@ -10,7 +10,7 @@ use nova_domain::{EnvValue, Function, FunctionName, RuntimeImage, SecretName};
 use nova_proto::{FunctionSetup, SecretFile};
 use nova_store::SecretVault;
 use nova_vm::images::RuntimeCatalog;
-use nova_vm::{VmId, VmSpec};
+use nova_vm::{VmDriver, VmId, VmSpec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -65,12 +65,13 @@ impl Plan {
         secrets_of(&self.function).contains(secret)
     }
 
-    /// What the pool must know.
-    pub fn shape(&self, overhead_mb: u32) -> Shape {
+    /// What the pool must know of guests that this driver makes.
+    pub fn shape(&self, driver: &dyn VmDriver) -> Shape {
         let config = &self.function.config;
         Shape {
             revision: Arc::clone(&self.revision),
-            memory_mb: u64::from(config.memory_mb) + u64::from(overhead_mb),
+            memory_mb: u64::from(config.memory_mb)
+                + u64::from(driver.overhead_mb(config.memory_mb)),
             slots: config.instance_concurrency,
             replicas_min: config.min_replicas,
             replicas_max: config.max_replicas,

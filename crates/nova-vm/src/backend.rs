@@ -239,7 +239,7 @@ impl VmDriver for NoneDriver {
         "none"
     }
 
-    fn overhead_mb(&self) -> u32 {
+    fn overhead_mb(&self, _: u32) -> u32 {
         0
     }
 

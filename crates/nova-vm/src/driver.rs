@@ -134,7 +134,7 @@ pub trait VmDriver: Send + Sync + 'static {
     fn backend(&self) -> &'static str;
 
     /// Memory that a guest costs on top of its `memory_mb`, MiB: measured, and counted by admission.
-    fn overhead_mb(&self) -> u32;
+    fn overhead_mb(&self, memory_mb: u32) -> u32;
 
     /// Boots a guest to the point where it answers. Dropping the future undoes everything.
     async fn boot(&self, spec: VmSpec) -> Result<Box<dyn MicroVm>, BootError>;
