@@ -101,8 +101,10 @@ pub enum BootError {
         problem: String,
     },
     /// The guest did not answer in time.
-    #[error("guest did not answer within {timeout_ms} ms; console ends with: {console}")]
+    #[error("guest did not answer within {timeout_ms} ms ({phase}); console ends with: {console}")]
     Timeout {
+        /// What was waited for.
+        phase: &'static str,
         /// How long was waited.
         timeout_ms: u64,
         /// The last lines of the guest's console.
