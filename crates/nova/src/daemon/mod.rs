@@ -53,6 +53,7 @@ const LOG_FILTER: &str = "info,sqlx=warn,sea_orm_migration=warn";
 pub async fn main(args: DaemonArgs, data_dir: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let config = read_config(args, data_dir)?;
     start_log(config.log_format);
+    host_setup::raise_open_files();
     let mut signals = Signals::new()?;
     let Starting { daemon, listener, router } = tokio::select! {
         started = Starting::new(&config) => started?,
