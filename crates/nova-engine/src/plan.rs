@@ -48,9 +48,9 @@ impl Plan {
         let command: Vec<_> = command.iter().map(with_handler).collect();
         let mut revision = format!("{}/{}", function.revision_hash().as_str(), image.digest);
         for secret in secrets_of(&function) {
-            let version = vault.check(&secret, &function.name).await?;
+            let value = vault.check(&secret, &function.name).await?;
             // Writing to a string cannot fail.
-            let _ = write!(revision, "/{secret}={version}");
+            let _ = write!(revision, "/{secret}={value}");
         }
         let vault = vault.clone();
         Ok(Self { series, image, command, revision: revision.into(), vault, function })

@@ -25,8 +25,9 @@ mod setup;
 
 pub use frame::{Frame, FrameDecoder, FrameError, body_length};
 pub use message::{
-    Chunk, Credit, Exec, ExecReport, FunctionError, FunctionErrorKind, GuestPhases, Log, LogLine,
-    LogStream, Message, MessageError, Reconfigure, Refusal, RefusalKind, Reply,
+    Chunk, Credit, ERROR_DETAIL_MAX_BYTES, Exec, ExecReport, FunctionError, FunctionErrorKind,
+    GuestPhases, Log, LogLine, LogStream, Message, MessageError, Reconfigure, Refusal, RefusalKind,
+    Reply,
 };
 pub use setup::{
     CgroupSetup, FunctionSetup, Init, Mode, NetworkSetup, OomCounter, Ready, Rootfs, SecretFile,

@@ -148,6 +148,19 @@ fn json_nested_a_million_deep_does_not_exhaust_the_stack() {
 }
 
 #[test]
+fn the_detail_of_an_error_is_not_parsed_beyond_its_limit() {
+    let phases = r#""phases":{"init_us":1,"exec_us":1},"log_truncated":false"#;
+    let done = |detail: &str| {
+        let error = format!(r#"{{"kind":"function_failed","message":"","detail":{detail}}}"#);
+        Message::decode(&frame(3, &format!(r#"{{"done":{{"error":{error},{phases}}}}}"#)))
+    };
+    let of_bytes = |bytes: usize| format!("\"{}\"", "a".repeat(bytes - 2));
+    assert!(done(&of_bytes(ERROR_DETAIL_MAX_BYTES)).is_ok());
+    let refused = done(&of_bytes(ERROR_DETAIL_MAX_BYTES + 1));
+    assert!(matches!(refused, Err(MessageError::Malformed { .. })));
+}
+
+#[test]
 fn debug_text_names_secrets_and_does_not_show_them() {
     let function = FunctionSetup {
         name: "hello".into(),
