@@ -1,14 +1,23 @@
 //! What the runtime's answers mean: bodies of `response` and `error` become results and failures.
 use super::trailer::Trailers;
-use crate::call::{Failure, failure};
-use crate::line_protocol::{CallResult, DETAIL_MAX_BYTES, answer_too_large};
+use crate::call::{Failure, failure, shorten};
+use crate::line_protocol::{CallResult, answer_too_large};
 use crate::output::{QUOTE_BYTES, into_value};
-use nova_proto::{FunctionError, FunctionErrorKind, PAYLOAD_MAX_BYTES};
+use nova_proto::{ERROR_DETAIL_MAX_BYTES, FunctionError, FunctionErrorKind, PAYLOAD_MAX_BYTES};
+use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
 /// Content type of a response that is an HTTP response: a JSON prelude, zeros, and the body as it is.
 const HTTP_INTEGRATION: &str = "application/vnd.awslambda.http-integration-response";
+/// The largest error object of which a part is passed on, bytes: bounds what parsing it takes.
+const LARGE_ERROR_MAX_BYTES: usize = 512 * 1024;
+/// Of such an object: most frames of its stack, and most bytes of each and of its message. Together they
+/// stay within what may be passed on, also with most of it escaped.
+const FRAMES_MAX: usize = 50;
+const FRAME_TEXT_MAX_BYTES: usize = 512;
+/// See [`FRAMES_MAX`]; also of a body that is no error object.
+const TEXT_MAX_BYTES: usize = 8 * 1024;
 /// What ends the prelude of such a response.
 const PRELUDE_END: [u8; 8] = [0; 8];
 
@@ -72,19 +81,13 @@ fn invalid(problem: &str, bytes: &[u8]) -> Failure {
 /// The failure that the body of an `error` is. It is the runtime's own and is passed on as it is:
 /// `{"errorMessage", "errorType", "stackTrace"}` where the runtime keeps to the form.
 pub fn of_error(kind: FunctionErrorKind, header_type: Option<&str>, body: &[u8]) -> Failure {
-    let parsed = (body.len() <= DETAIL_MAX_BYTES)
-        .then(|| serde_json::from_slice::<Value>(body).ok())
-        .flatten();
-    let detail = match parsed {
-        Some(Value::Object(fields)) => fields,
-        _ => {
-            let mut fields = Map::new();
-            let text = String::from_utf8_lossy(&body[..body.len().min(DETAIL_MAX_BYTES / 2)]);
-            fields.insert("errorMessage".into(), text.into());
-            fields.insert("errorType".into(), known_type(header_type).into());
-            fields
-        }
-    };
+    let detail = as_it_is(body).or_else(|| shortened(body)).unwrap_or_else(|| {
+        let text = String::from_utf8_lossy(&body[..body.len().min(TEXT_MAX_BYTES)]);
+        Map::from_iter([
+            ("errorMessage".into(), text.into()),
+            ("errorType".into(), known_type(header_type).into()),
+        ])
+    });
     let text =
         |name: &str| detail.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     let message = match (text("errorType"), text("errorMessage")) {
@@ -93,6 +96,53 @@ pub fn of_error(kind: FunctionErrorKind, header_type: Option<&str>, body: &[u8])
         (None, None) => format!("{}: the runtime gave no message", known_type(header_type)),
     };
     FunctionError { detail: Some(Value::Object(detail)), ..failure(kind, message) }
+}
+
+/// An error object that may be passed on whole.
+fn as_it_is(body: &[u8]) -> Option<Map<String, Value>> {
+    if body.len() > ERROR_DETAIL_MAX_BYTES {
+        return None;
+    }
+    let detail: Map<String, Value> = serde_json::from_slice(body).ok()?;
+    fits_again(&detail).then_some(detail)
+}
+
+/// The same of one that is too large, as an endless recursion's is: the beginning of its message and of
+/// its stack.
+fn shortened(body: &[u8]) -> Option<Map<String, Value>> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct ErrorObject {
+        #[serde(default)]
+        error_type: String,
+        #[serde(default)]
+        error_message: String,
+        #[serde(default)]
+        stack_trace: Vec<String>,
+    }
+    if body.len() > LARGE_ERROR_MAX_BYTES {
+        return None;
+    }
+    let error: ErrorObject = serde_json::from_slice(body).ok()?;
+    let frames = error.stack_trace.len();
+    let mut stack: Vec<String> = error.stack_trace;
+    stack.truncate(FRAMES_MAX);
+    let mut stack: Vec<String> =
+        stack.into_iter().map(|frame| shorten(frame, FRAME_TEXT_MAX_BYTES)).collect();
+    if frames > stack.len() {
+        stack.push(format!("... {} more", frames - stack.len()));
+    }
+    let detail = Map::from_iter([
+        ("errorType".into(), shorten(error.error_type, FRAME_TEXT_MAX_BYTES).into()),
+        ("errorMessage".into(), shorten(error.error_message, TEXT_MAX_BYTES).into()),
+        ("stackTrace".into(), json!(stack)),
+    ]);
+    fits_again(&detail).then_some(detail)
+}
+
+/// Whether it is still within the limit when it is written: numbers and escapes may have grown.
+fn fits_again(detail: &Map<String, Value>) -> bool {
+    serde_json::to_vec(detail).is_ok_and(|bytes| bytes.len() <= ERROR_DETAIL_MAX_BYTES)
 }
 
 /// The types of errors are a closed set of forms; a client's own word becomes the general one.
@@ -166,6 +216,22 @@ mod tests {
         assert_eq!(error.message, "Runtime.BadThing: not JSON");
         let error = of_error(Kind::FunctionFailed, None, b"{}");
         assert_eq!(error.message, "Runtime.Unknown: the runtime gave no message");
+    }
+
+    #[test]
+    fn of_an_error_that_is_too_large_the_beginning_is_passed_on() {
+        let stack = vec!["File \"/var/task/main.py\", line 7, in f"; 3000];
+        let body =
+            json!({"errorMessage": "too deep", "errorType": "RecursionError", "stackTrace": stack});
+        let error = of_error(Kind::FunctionFailed, None, body.to_string().as_bytes());
+        assert_eq!(error.message, "RecursionError: too deep");
+        let detail = error.detail.unwrap();
+        let frames = detail["stackTrace"].as_array().unwrap();
+        assert_eq!((frames.len(), frames[50].as_str()), (51, Some("... 2950 more")));
+        for body in [json!({"errorMessage": "\u{1}".repeat(300_000)}), json!(vec![1; 100_000])] {
+            let error = of_error(Kind::FunctionFailed, None, body.to_string().as_bytes());
+            assert!(error.detail.unwrap().to_string().len() <= ERROR_DETAIL_MAX_BYTES);
+        }
     }
 
     #[test]

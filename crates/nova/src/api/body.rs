@@ -3,6 +3,7 @@
 //! A body over its limit is answered 413 without being stored. What the client is still sending is
 //! read and thrown away first, up to a bound: a client that only writes before it reads would
 //! otherwise see a reset connection instead of the answer.
+use super::object::Object;
 use super::problem::{ErrorCode, Problem};
 use crate::suggest::nearest;
 use axum::body::Body;
@@ -96,11 +97,11 @@ fn too_large(limit: Limit) -> Problem {
     Problem::new(code, format!("{what} is over the limit of {bytes} bytes"))
 }
 
-/// Reads JSON that is all of `bytes`. The content type is not looked at: a key in a header is what
+/// Reads a JSON object that is all of `bytes`. The content type is not looked at: a key in a header is what
 /// authorizes a request, and `curl -d` sends forms unless told otherwise.
 pub fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer)
+    let Object(value) = serde_path_to_error::deserialize(&mut deserializer)
         .map_err(|error| json_problem(&error.path().to_string(), error.inner()))?;
     deserializer.end().map_err(|error| {
         let detail = format!("{error}; send one JSON value and nothing behind it");
@@ -164,7 +165,7 @@ mod tests {
     #[expect(dead_code, reason = "only the errors matter here")]
     struct Outer {
         memory_mb: Option<u32>,
-        limits: Option<Inner>,
+        limits: Option<Object<Inner>>,
     }
 
     #[derive(Debug, Deserialize)]
@@ -198,7 +199,10 @@ mod tests {
         assert_eq!(problem["code"], "invalid_field");
         assert_eq!(problem["errors"][0]["field"], "limits.vcpus");
         assert_eq!(refusal(r#"{"memory_mb": -1}"#)["errors"][0]["field"], "memory_mb");
-        assert_eq!(refusal("[]")["errors"][0]["field"], "body");
+        for array in ["[]", "[64]"] {
+            assert_eq!(refusal(array)["errors"][0]["field"], "body", "{array}");
+        }
+        assert_eq!(refusal(r#"{"limits": [2]}"#)["errors"][0]["field"], "limits");
     }
 
     #[test]

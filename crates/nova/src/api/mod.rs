@@ -18,6 +18,7 @@ mod invocations;
 mod invoke;
 mod logs;
 mod metrics;
+mod object;
 mod path;
 mod problem;
 mod runtimes;
