@@ -9,6 +9,7 @@ mod failures;
 mod first_calls;
 mod isolation;
 mod lifecycle;
+mod misbehaving;
 mod output;
 mod records;
 mod secrets;
