@@ -47,9 +47,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
             installer.unpack_toolchain(language, Path::new(directory), &Lines).await?;
         }
         _ => {
-            return Err("images setup DATA_DIR | add DATA_DIR RUNTIME... | remove DATA_DIR RUNTIME \
+            return Err(
+                "images setup DATA_DIR | add DATA_DIR RUNTIME... | remove DATA_DIR RUNTIME \
                         | toolchain DATA_DIR LANGUAGE DIRECTORY"
-                .into());
+                    .into(),
+            );
         }
     }
     Ok(())

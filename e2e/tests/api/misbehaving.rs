@@ -131,7 +131,10 @@ async fn a_syntax_error_is_quoted_with_its_file_in_every_language() {
         let function = nova.function(runtime, code, json!({})).await;
         let error = function.failure(&json!({}), "function_exited").await;
         let message = error["message"].as_str().unwrap();
-        assert!(message.contains(said) && message.contains("/code/handler"), "{runtime}: {message}");
+        assert!(
+            message.contains(said) && message.contains("/code/handler"),
+            "{runtime}: {message}"
+        );
         function.delete().await;
     }
 }

@@ -47,10 +47,12 @@ impl Installer {
         let root = workshop.path().join("tree");
         let folder = manifest.id.as_str();
         let (tree, packages) = self.make_tree(folder, &manifest.image, root, progress).await?;
-        let version = version_of(&manifest.version_of, &manifest.image, &packages).ok_or_else(|| {
-            let problem = format!("version_of = `{}` is none of its packages", manifest.version_of);
-            ManifestError { path: format!("{folder}/manifest.toml"), problem }
-        })?;
+        let version =
+            version_of(&manifest.version_of, &manifest.image, &packages).ok_or_else(|| {
+                let problem =
+                    format!("version_of = `{}` is none of its packages", manifest.version_of);
+                ManifestError { path: format!("{folder}/manifest.toml"), problem }
+            })?;
         progress.step("writing the image");
         let image = workshop.path().join("image");
         erofs::write(tree.root(), &image, Compression::Lz4hc).await?;
@@ -223,7 +225,8 @@ impl Installer {
             for (archive, file) in &fetched {
                 archives::take_files(&made, archive, file)?;
             }
-            let written = made.write_texts(&texts).and_then(|()| made.complete(&common, &completed));
+            let written =
+                made.write_texts(&texts).and_then(|()| made.complete(&common, &completed));
             written.map_err(InstallError::file(made.root()))
         };
         tokio::task::spawn_blocking(complete).await.map_err(InstallError::task)??;

@@ -4,9 +4,9 @@ use super::{InstallError, java_keystore};
 use crate::images::host_tool::{self, HostTool};
 use crate::images::runtime::{CommonRecipe, ImageRecipe, Step};
 use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::io::{self, Write};
 use std::process::Stdio;
 use walkdir::WalkDir;
 

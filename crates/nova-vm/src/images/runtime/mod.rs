@@ -12,5 +12,7 @@ pub use manifest::{Manifest, ManifestError, ModeRecipe, SnapshotTemplate};
 pub(crate) use recipe::{ArchiveRecipe, ArchiveRegistry, ImageRecipe, Step};
 pub use record::RuntimeRecord;
 pub use shipped::shipped_manifests;
-pub(crate) use shipped::{CommonRecipe, common_recipe, folder_text, recipe_texts, shipped_toolchain};
+pub(crate) use shipped::{
+    CommonRecipe, common_recipe, folder_text, recipe_texts, shipped_toolchain,
+};
 pub use toolchain::Toolchain;

@@ -46,7 +46,7 @@ pub(crate) struct ImageRecipe {
     /// Symbolic links to make, by absolute path, unless a package brings a file of that name.
     #[serde(default)]
     pub links: BTreeMap<String, String>,
-    /// Texts of the runtime's folder, by their absolute path in the image.
+    /// Texts of the runtime's folder (`/node/x` is in node's), by their absolute path in the image.
     #[serde(default)]
     pub files: BTreeMap<String, String>,
     /// Paths in the image to remove.
@@ -114,7 +114,8 @@ impl ImageRecipe {
             }
         }
         for (path, source) in &self.files {
-            if !is_plain_path(path) || !is_relative_path(source) {
+            let below = source.strip_prefix('/').unwrap_or(source);
+            if !is_plain_path(path) || !is_relative_path(below) {
                 return Err(format!(
                     "image.files: `{path}` = `{source}`; give an absolute path in the image and a \
                      path below the runtime's folder"
@@ -203,5 +204,43 @@ pub(crate) fn check_variables<'a>(
     match names.find(wrong) {
         Some(name) => Err(format!("env: `{name}` is not a variable's name")),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        packages = ["libc6"]
+        [[archives]]
+        registry = "npm"
+        package = "@scope/tool"
+        version = "1.2.3"
+        sha256 = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+        bytes = 1000
+        files = { "bin/tool" = "/usr/bin/tool" }
+    "#;
+
+    #[test]
+    fn what_is_wrong_with_an_archive_is_explained() {
+        toml::from_str::<ImageRecipe>(GOOD).unwrap().check().unwrap();
+        let cases = [
+            ("@scope/tool", "../tool", "not the name of a package"),
+            ("@scope/tool", "--tool", "not the name of a package"),
+            ("1.2.3", ">=1", "is not exact"),
+            ("0123456789abcdef0", "0", "not 64 lowercase hex digits"),
+            ("bytes = 1000", "bytes = 0", "bytes must be"),
+            ("bytes = 1000", "bytes = 9000000000", "bytes must be"),
+            ("\"bin/tool\" = \"/usr/bin/tool\"", "", "names nothing"),
+            ("\"bin/tool\" =", "\"../tool\" =", "a path in the archive"),
+            ("\"/usr/bin/tool\"", "\"usr/bin/tool\"", "absolute path in the image"),
+        ];
+        for (good, bad, explanation) in cases {
+            let text = GOOD.replacen(good, bad, 1);
+            assert_ne!(text, GOOD, "{good}");
+            let error = toml::from_str::<ImageRecipe>(&text).unwrap().check().unwrap_err();
+            assert!(error.contains(explanation), "{explanation:?} is not in: {error}");
+        }
     }
 }

@@ -56,9 +56,12 @@ pub(crate) fn recipe_texts(manifest: &Manifest) -> Result<Vec<String>, ManifestE
     Ok(texts)
 }
 
-/// A text that lies in a language's folder.
+/// A text that lies in a language's folder, or, where its path begins with a slash, in another's.
 pub(crate) fn folder_text(folder: &str, path: &str) -> Result<String, ManifestError> {
-    text(&format!("{folder}/{path}"))
+    match path.strip_prefix('/') {
+        Some(path) => text(path),
+        None => text(&format!("{folder}/{path}")),
+    }
 }
 
 impl Manifest {
@@ -100,7 +103,8 @@ mod tests {
             let id = manifest.id.as_str();
             let compiled = folders_with("build.toml").iter().any(|folder| folder == id);
             for mode in manifest.modes.keys() {
-                let has = if compiled { has_example(id, *mode) } else { manifest.example(*mode).is_ok() };
+                let has =
+                    if compiled { has_example(id, *mode) } else { manifest.example(*mode).is_ok() };
                 assert!(has, "runtimes/{id}/examples/{}: there is no example", mode_name(*mode));
             }
             for mode in [Mode::Process, Mode::Persistent] {
