@@ -9,7 +9,8 @@ export NOVA_ARTIFACTS ?= $(CACHE)/artifacts
 # `sudo` where it is needed and there.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PACKAGES := gcc libc6-dev make pkg-config runc nftables iproute2 procps mmdebstrap erofs-utils e2fsprogs \
-	qemu-system-x86 openssh-client openssh-server curl ca-certificates debian-archive-keyring xz-utils python3-pip
+	qemu-system-x86 openssh-client openssh-server curl ca-certificates debian-archive-keyring xz-utils python3-pip \
+	bubblewrap
 
 .PHONY: build build-linux deps images run test soak bench lint deny deploy clean
 
@@ -21,6 +22,7 @@ deps: ## what the other targets need, from the distribution
 		$(SUDO) apt-get update -qq; \
 		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
 	fi
+	@command -v npm >/dev/null || $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends npm >/dev/null
 	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
 
 build: deps ## bin/nova and bin/nova-agent
