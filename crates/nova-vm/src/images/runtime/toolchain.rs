@@ -11,7 +11,7 @@
 //! ```
 //! The command runs with the toolchain as its read-only root directory, without network and rights: source
 //! in `/code`, which is its working directory, `/tmp` to work in, `/out` for the result. It writes
-//! `/out/handler`. The examples in the same folder are built so by the tests.
+//! `/out/handler`. What an earlier build of the language left in `/tmp` may still be there. The examples in the same folder are built so by the tests.
 use super::manifest::{ManifestError, is_plain_path};
 use super::recipe::{ImageRecipe, check_variables};
 use nova_domain::RuntimeId;
