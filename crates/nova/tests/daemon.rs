@@ -122,7 +122,10 @@ fn refusals_go_to_stderr_with_their_code_and_status_1() {
         ("invoke x -p {", "not JSON"),
         ("invoke x -p @/no/such/file", "/no/such/file"),
         ("update x", "nothing to change"),
-        ("register x -r python -c /etc/hostname -H ../x", "handler: \"../x\" is not a path inside the code"),
+        (
+            "register x -r python -c /etc/hostname -H ../x",
+            "handler: \"../x\" is not a path inside the code",
+        ),
         (&invoke_big, "over the limit of 6 MiB"),
         (&invoke_big, "[payload_too_large]"),
     ] {
