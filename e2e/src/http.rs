@@ -4,6 +4,11 @@ use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// Longest wait for an answer: beyond every timeout that a test sets, and what makes a test of a daemon that
+/// forgot a caller fail instead of hang.
+const ANSWER_MAX: Duration = Duration::from_secs(400);
 
 /// One daemon, spoken to with one key.
 #[derive(Clone)]
@@ -65,7 +70,7 @@ impl Nova {
     /// A daemon at `url`.
     pub fn at(url: &str, key: &str) -> Self {
         // Plain HTTP only: the machine of the testbed has no certificates to load.
-        let client = reqwest::Client::builder().no_proxy().tls_certs_only([]);
+        let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(ANSWER_MAX);
         let client = client.build().expect("a plain client");
         Self { client, url: url.trim_end_matches('/').to_owned(), key: key.to_owned() }
     }

@@ -3,7 +3,7 @@ use crate::event::Event;
 use crate::line_protocol::ANSWER_MAX_BYTES;
 use crate::logs::{LINE_MAX_BYTES, LineCutter};
 use crate::machine::Machine;
-use crate::pipes::{PipeReader, set_nonblocking};
+use crate::pipes::{PipeReader, enlarge, set_nonblocking};
 use crate::reaper::Exit;
 use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -58,6 +58,8 @@ impl FunctionProcess {
             format!("cannot talk to the function: {error}")
         };
         set_nonblocking(&stdin).map_err(failed)?;
+        enlarge(&stdin);
+        enlarge(&stdout);
         Ok(Self {
             exit,
             stdin: Some(stdin),

@@ -5,17 +5,15 @@
 //!   stdout  {"output":<any JSON>}  or  {"error":<any JSON>}, "request_id" beside it
 //! ```
 use crate::call::{Failure, failure, failure_with_detail};
-use nova_proto::{Exec, FRAME_MAX_BYTES, FunctionErrorKind, PAYLOAD_MAX_BYTES};
+use nova_proto::{
+    ERROR_DETAIL_MAX_BYTES, Exec, FRAME_MAX_BYTES, FunctionErrorKind, PAYLOAD_MAX_BYTES,
+};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// The longest line that can be an answer: one payload and the same room round it as a frame has.
 pub const ANSWER_MAX_BYTES: usize = FRAME_MAX_BYTES;
-
-/// The largest value under `error` that is passed on, bytes. Re-encoding may make numbers up to five
-/// times as long, and the answer still has to fit in a frame.
-const DETAIL_MAX_BYTES: usize = 1024 * 1024;
 
 /// What a call ended with.
 pub type CallResult = Result<Box<RawValue>, Failure>;
@@ -98,8 +96,11 @@ pub fn answer_too_large() -> Failure {
 fn failure_of(error: &RawValue) -> Failure {
     let text = error.get();
     // One nested too deeply for a `Value` is passed on as text.
-    let detail = (text.len() <= DETAIL_MAX_BYTES).then(|| serde_json::from_str::<Value>(text).ok());
-    let detail = detail.flatten();
+    let detail = (text.len() <= ERROR_DETAIL_MAX_BYTES)
+        .then(|| serde_json::from_str::<Value>(text).ok())
+        .flatten()
+        // Numbers may become up to five times as long when they are written again.
+        .filter(|detail| detail.to_string().len() <= ERROR_DETAIL_MAX_BYTES);
     let message = match &detail {
         Some(Value::String(message)) => message.clone(),
         Some(Value::Object(fields)) => match fields.get("message") {

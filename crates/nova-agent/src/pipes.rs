@@ -8,6 +8,11 @@ use std::time::{Duration, Instant};
 /// Bytes read at a time: what a pipe holds.
 const READ_BYTES: usize = 64 * 1024;
 
+/// What a pipe of a `persistent` function is asked to hold, bytes: most payloads whole, so that agent and
+/// function do not take turns over every 64 KiB, or over every 8 KiB that Python reads. The most
+/// that the kernel gives without privileges by default; memory is taken only by what waits in it.
+const PIPE_BYTES: i32 = 1024 * 1024;
+
 /// How often a call that is held back by a slow host looks whether there is room again.
 const HELD_BACK_TICK: Duration = Duration::from_millis(10);
 
@@ -53,6 +58,11 @@ impl<R: Read + AsFd> PipeReader<R> {
             }
         }
     }
+}
+
+/// Has the kernel keep more in this pipe. One that stays small is slower, and no error.
+pub fn enlarge(pipe: &impl AsFd) {
+    let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
 }
 
 /// Makes reads or writes return at once.

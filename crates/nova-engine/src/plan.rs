@@ -10,7 +10,7 @@ use nova_domain::{EnvValue, Function, FunctionName, RuntimeImage, SecretName};
 use nova_proto::{FunctionSetup, SecretFile};
 use nova_store::SecretVault;
 use nova_vm::images::RuntimeCatalog;
-use nova_vm::{VmId, VmSpec};
+use nova_vm::{VmDriver, VmId, VmSpec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -48,9 +48,9 @@ impl Plan {
         let command: Vec<_> = command.iter().map(with_handler).collect();
         let mut revision = format!("{}/{}", function.revision_hash().as_str(), image.digest);
         for secret in secrets_of(&function) {
-            let version = vault.check(&secret, &function.name).await?;
+            let value = vault.check(&secret, &function.name).await?;
             // Writing to a string cannot fail.
-            let _ = write!(revision, "/{secret}={version}");
+            let _ = write!(revision, "/{secret}={value}");
         }
         let vault = vault.clone();
         Ok(Self { series, image, command, revision: revision.into(), vault, function })
@@ -65,12 +65,13 @@ impl Plan {
         secrets_of(&self.function).contains(secret)
     }
 
-    /// What the pool must know.
-    pub fn shape(&self, overhead_mb: u32) -> Shape {
+    /// What the pool must know of guests that this driver makes.
+    pub fn shape(&self, driver: &dyn VmDriver) -> Shape {
         let config = &self.function.config;
         Shape {
             revision: Arc::clone(&self.revision),
-            memory_mb: u64::from(config.memory_mb) + u64::from(overhead_mb),
+            memory_mb: u64::from(config.memory_mb)
+                + u64::from(driver.overhead_mb(config.memory_mb)),
             slots: config.instance_concurrency,
             replicas_min: config.min_replicas,
             replicas_max: config.max_replicas,

@@ -1,22 +1,23 @@
 //! Frames: a length, then JSON. The length is refused before anything is allocated for it.
+//!
+//! The envelope is always written the same way, so that reading it is a look at its first bytes and
+//! its last one: a payload of megabytes is parsed once, by [`crate::Message::decode`].
 use crate::FRAME_MAX_BYTES;
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::Serialize;
+use std::ops::Range;
 
 /// Bytes of the length that precedes every frame body.
 const HEADER_BYTES: usize = 4;
 
-/// One frame, its payload still raw JSON.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// One frame, its payload not yet looked at.
+#[derive(Debug, Clone)]
 pub struct Frame {
     /// Which message the payload holds; see [`crate::Message`].
-    #[serde(rename = "type")]
     pub kind: u8,
     /// Matches a reply to its request. Chosen by the host, never reused on one connection.
     pub id: u64,
-    /// The message body.
-    pub payload: Box<RawValue>,
+    body: Vec<u8>,
+    payload: Range<usize>,
 }
 
 /// Why bytes from the peer are not a frame.
@@ -28,9 +29,12 @@ pub enum FrameError {
         /// What the header announced, in bytes.
         length: usize,
     },
-    /// The body is not the JSON of a frame.
-    #[error("a frame body is not valid JSON of the form {{type, id, payload}}")]
-    Malformed(#[source] serde_json::Error),
+    /// The body does not begin and end as a frame does.
+    #[error("a frame body is not of the form {{\"type\":N,\"id\":N,\"payload\":...}}")]
+    Malformed,
+    /// The message to send has no JSON.
+    #[error("a message cannot be written as JSON")]
+    Unwritable(#[source] serde_json::Error),
 }
 
 /// Reads a frame header: the number of body bytes that follow, refused when over the limit.
@@ -40,15 +44,35 @@ pub fn body_length(header: [u8; HEADER_BYTES]) -> Result<usize, FrameError> {
 }
 
 impl Frame {
-    /// The bytes to send: header and body. Refuses a frame that the peer would refuse.
-    pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
-        encode(self.kind, self.id, &self.payload)
+    /// Reads the envelope of a frame body that a reader has fetched after [`body_length`].
+    pub fn decode(body: Vec<u8>) -> Result<Self, FrameError> {
+        let (kind, id, payload) = envelope(&body).ok_or(FrameError::Malformed)?;
+        Ok(Self { kind, id, body, payload })
     }
 
-    /// Parses a frame body that a reader has fetched after [`body_length`].
-    pub fn decode(body: &[u8]) -> Result<Self, FrameError> {
-        serde_json::from_slice(body).map_err(FrameError::Malformed)
+    /// What the peer says is the JSON of a message.
+    pub fn payload(&self) -> &[u8] {
+        &self.body[self.payload.clone()]
     }
+}
+
+/// The type, the id, and where the payload lies.
+fn envelope(body: &[u8]) -> Option<(u8, u64, Range<usize>)> {
+    let (kind, rest) = number(body.strip_prefix(br#"{"type":"#)?)?;
+    let (id, rest) = number(rest.strip_prefix(br#","id":"#)?)?;
+    let payload = rest.strip_prefix(br#","payload":"#)?.strip_suffix(b"}")?;
+    let end = body.len() - 1;
+    Some((u8::try_from(kind).ok()?, id, end - payload.len()..end))
+}
+
+/// A number in JSON's only form of it, and what follows.
+fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (number, rest) = bytes.split_at(digits);
+    if digits > 1 && number[0] == b'0' {
+        return None;
+    }
+    Some((str::from_utf8(number).ok()?.parse().ok()?, rest))
 }
 
 /// Writes a frame around a payload, without an intermediate copy: payloads are megabytes, guests small.
@@ -62,7 +86,7 @@ pub(crate) fn encode<T: Serialize>(kind: u8, id: u64, payload: &T) -> Result<Vec
     }
     let mut bytes = vec![0; HEADER_BYTES];
     serde_json::to_writer(&mut bytes, &Envelope { kind, id, payload })
-        .map_err(FrameError::Malformed)?;
+        .map_err(FrameError::Unwritable)?;
     let length = bytes.len() - HEADER_BYTES;
     if length > FRAME_MAX_BYTES {
         return Err(FrameError::TooLarge { length });
@@ -95,10 +119,10 @@ impl FrameDecoder {
         if self.buffer.len() < end {
             return Ok(None);
         }
-        let frame = Frame::decode(&self.buffer[HEADER_BYTES..end])?;
+        let body = self.buffer[HEADER_BYTES..end].to_vec();
         self.buffer.drain(..end);
         self.buffer.shrink_to(KEPT_BYTES);
-        Ok(Some(frame))
+        Frame::decode(body).map(Some)
     }
 
     /// True when the stream may end here: no partial frame is held.

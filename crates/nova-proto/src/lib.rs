@@ -9,6 +9,7 @@
 //!  │ u32 BE │ UTF-8 JSON, at most FRAME_MAX_BYTES      │
 //!  └────────┴──────────────────────────────────────────┘
 //! ```
+//! The envelope is written exactly so: these three fields in this order, no blank space between them.
 //!
 //! `type` says which [`Message`] the payload holds, `id` matches replies, log lines and chunks to the
 //! request that caused them. This crate is pure: it neither reads sockets nor clocks, so both ends
@@ -24,8 +25,9 @@ mod setup;
 
 pub use frame::{Frame, FrameDecoder, FrameError, body_length};
 pub use message::{
-    Chunk, Credit, Exec, ExecReport, FunctionError, FunctionErrorKind, GuestPhases, Log, LogLine,
-    LogStream, Message, MessageError, Reconfigure, Refusal, RefusalKind, Reply,
+    Chunk, Credit, ERROR_DETAIL_MAX_BYTES, Exec, ExecReport, FunctionError, FunctionErrorKind,
+    GuestPhases, Log, LogLine, LogStream, Message, MessageError, Reconfigure, Refusal, RefusalKind,
+    Reply,
 };
 pub use setup::{
     CgroupSetup, FunctionSetup, Init, Mode, NetworkSetup, OomCounter, Ready, Rootfs, SecretFile,

@@ -1,6 +1,7 @@
 //! Messages: what a frame's payload means, by its type number.
 use crate::frame::encode;
 use crate::{CHUNK_MAX_BYTES, Frame, FrameError, Init, Ready, base64_bytes};
+use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
@@ -97,9 +98,14 @@ pub struct FunctionError {
     /// One or two sentences for the function's author, at most 8 KiB.
     pub message: String,
     /// The value that a `persistent` function answered under `error`, if that is what happened.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    /// At most [`ERROR_DETAIL_MAX_BYTES`] of JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "bounded")]
     pub detail: Option<serde_json::Value>,
 }
+
+/// Most bytes of [`FunctionError::detail`] as JSON. A megabyte of the shortest values takes a hundred
+/// megabytes of memory once it is parsed; what is larger is quoted in the message, in part.
+pub const ERROR_DETAIL_MAX_BYTES: usize = 64 * 1024;
 
 /// The stable codes of function failures (docs/errors.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -312,7 +318,19 @@ where
     T::deserialize(deserializer).map(Some)
 }
 
+/// A value that is looked at only when its text is within [`ERROR_DETAIL_MAX_BYTES`].
+fn bounded<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<serde_json::Value>, D::Error> {
+    let text = Box::<RawValue>::deserialize(deserializer)?;
+    let length = text.get().len();
+    if length > ERROR_DETAIL_MAX_BYTES {
+        return Err(D::Error::custom(format_args!("a detail of {length} bytes")));
+    }
+    serde_json::from_str(text.get()).map(Some).map_err(D::Error::custom)
+}
+
 fn parse<'a, T: Deserialize<'a>>(frame: &'a Frame) -> Result<T, MessageError> {
-    serde_json::from_str(frame.payload.get())
+    serde_json::from_slice(frame.payload())
         .map_err(|source| MessageError::Malformed { kind: frame.kind, source })
 }

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 use serde_json::value::RawValue;
 
 fn frame(kind: u8, payload: &str) -> Frame {
-    Frame { kind, id: 1, payload: RawValue::from_string(payload.into()).expect("JSON") }
+    let body = format!(r#"{{"type":{kind},"id":1,"payload":{payload}}}"#);
+    Frame::decode(body.into_bytes()).expect("a frame")
 }
 
 proptest! {
@@ -57,17 +58,17 @@ fn a_frame_that_the_peer_would_refuse_is_not_sent() {
         attempt: 1,
         timeout_ms: 1,
         traceparent: None,
-        input: RawValue::from_string(text.clone()).expect("JSON"),
+        input: RawValue::from_string(text).expect("JSON"),
     };
     assert!(matches!(Message::Exec(exec).encode(1), Err(FrameError::TooLarge { .. })));
-    assert!(matches!(frame(2, &text).encode(), Err(FrameError::TooLarge { .. })));
 }
 
 #[test]
 fn a_chunk_over_its_limit_is_refused() {
     let chunk = |length| Message::Chunk(Chunk { data: vec![7; length], last: false });
     let decode = |message: Message| {
-        Message::decode(&Frame::decode(&message.encode(1).expect("a frame")[4..]).expect("a frame"))
+        let body = message.encode(1).expect("a frame").split_off(4);
+        Message::decode(&Frame::decode(body).expect("a frame"))
     };
     assert!(decode(chunk(CHUNK_MAX_BYTES)).is_ok());
     let refused = decode(chunk(CHUNK_MAX_BYTES + 1));
@@ -84,16 +85,18 @@ fn frames_and_messages_with_anything_more_or_less_are_refused() {
         "{}",
         r#"{"type":4,"id":1}"#,
         r#"{"type":4,"payload":{}}"#,
-        r#"{"type":4,"id":1,"payload":{},"more":1}"#,
+        r#"{"id":1,"type":4,"payload":{}}"#,
         r#"{"type":4,"type":4,"id":1,"payload":{}}"#,
+        r#"{ "type":4,"id":1,"payload":{}}"#,
+        r#"{"type":04,"id":1,"payload":{}}"#,
+        r#"{"type":,"id":1,"payload":{}}"#,
         r#"{"type":256,"id":1,"payload":{}}"#,
         r#"{"type":-1,"id":1,"payload":{}}"#,
         r#"{"type":"4","id":1,"payload":{}}"#,
         r#"{"type":4,"id":18446744073709551616,"payload":{}}"#,
-        r#"{"type":4,"id":1,"payload":}"#,
         r#"{"type":4,"id":1,"payload":{}} trailing"#,
     ] {
-        assert!(Frame::decode(body.as_bytes()).is_err(), "{body}");
+        assert!(matches!(Frame::decode(body.into()), Err(FrameError::Malformed)), "{body}");
     }
     for (kind, payload) in [
         (1, "{}"),
@@ -105,6 +108,9 @@ fn frames_and_messages_with_anything_more_or_less_are_refused() {
         (3, r#"{"pong":{},"stopping":{}}"#),
         (3, r#"{"unheard_of":{}}"#),
         (3, r#"{"refused":{"kind":"unheard_of","message":""}}"#),
+        (4, ""),
+        (4, r#"{},"more":1"#),
+        (4, r#"{}} {"#),
         (4, r#"{"more":1}"#),
         (5, r#"{"more":1}"#),
         (6, r#"{"more":1}"#),
@@ -128,9 +134,7 @@ fn frames_and_messages_with_anything_more_or_less_are_refused() {
 fn json_nested_a_million_deep_does_not_exhaust_the_stack() {
     let deep = "[".repeat(1_000_000) + &"]".repeat(1_000_000);
     // Raw payloads are skipped over, however deep.
-    let body = format!(r#"{{"type":2,"id":1,"payload":{deep}}}"#);
-    let deep_payload = Frame::decode(body.as_bytes()).expect("a frame");
-    assert!(matches!(Message::decode(&deep_payload), Err(MessageError::Malformed { .. })));
+    assert!(matches!(Message::decode(&frame(2, &deep)), Err(MessageError::Malformed { .. })));
     let exec = format!(r#"{{"request_id":"a","attempt":1,"timeout_ms":1,"input":{deep}}}"#);
     match Message::decode(&frame(2, &exec)).expect("a message") {
         Message::Exec(exec) => assert_eq!(exec.input.get().len(), 2_000_000),
@@ -141,6 +145,19 @@ fn json_nested_a_million_deep_does_not_exhaust_the_stack() {
     let phases = r#""phases":{"init_us":1,"exec_us":1},"log_truncated":false"#;
     let done = format!(r#"{{"done":{{"error":{error},{phases}}}}}"#);
     assert!(matches!(Message::decode(&frame(3, &done)), Err(MessageError::Malformed { .. })));
+}
+
+#[test]
+fn the_detail_of_an_error_is_not_parsed_beyond_its_limit() {
+    let phases = r#""phases":{"init_us":1,"exec_us":1},"log_truncated":false"#;
+    let done = |detail: &str| {
+        let error = format!(r#"{{"kind":"function_failed","message":"","detail":{detail}}}"#);
+        Message::decode(&frame(3, &format!(r#"{{"done":{{"error":{error},{phases}}}}}"#)))
+    };
+    let of_bytes = |bytes: usize| format!("\"{}\"", "a".repeat(bytes - 2));
+    assert!(done(&of_bytes(ERROR_DETAIL_MAX_BYTES)).is_ok());
+    let refused = done(&of_bytes(ERROR_DETAIL_MAX_BYTES + 1));
+    assert!(matches!(refused, Err(MessageError::Malformed { .. })));
 }
 
 #[test]

@@ -108,14 +108,17 @@ impl SecretVault {
         self.store.secret(name).await?.map(info).ok_or_else(|| VaultError::NotFound(name.clone()))
     }
 
-    /// Says whether `function` may use the secret, and its version: part of the pool key, so that a
-    /// new value means a new VM.
+    /// Says whether `function` may use the secret, and what tells its present value from every other
+    /// one that it had or will have: part of the pool key, so that a new value means a new VM.
     pub async fn check(
         &self,
         name: &SecretName,
         function: &FunctionName,
-    ) -> Result<u64, VaultError> {
-        Ok(self.sealed_for(name, function).await?.version)
+    ) -> Result<String, VaultError> {
+        let secret = self.sealed_for(name, function).await?;
+        // Versions begin again at 1 when a name is deleted and set anew.
+        let life = secret.created_at.timestamp_nanos_opt().unwrap_or_default();
+        Ok(format!("{}.{life}", secret.version))
     }
 
     /// The value, for a guest of `function` that is about to start.

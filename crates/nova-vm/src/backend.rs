@@ -239,7 +239,7 @@ impl VmDriver for NoneDriver {
         "none"
     }
 
-    fn overhead_mb(&self) -> u32 {
+    fn overhead_mb(&self, _: u32) -> u32 {
         0
     }
 
@@ -285,7 +285,11 @@ mod tests {
         async fn choose(&self, wanted: Backend, guest_boots: bool) -> Result<Choice, ChoiceError> {
             choose(wanted, self.dir.path(), Ok(self.config.clone()), |_| async move {
                 self.probes.set(self.probes.get() + 1);
-                let silent = BootError::Timeout { timeout_ms: 3000, console: "(nothing)".into() };
+                let silent = BootError::Timeout {
+                    phase: "booting",
+                    timeout_ms: 3000,
+                    console: "(nothing)".into(),
+                };
                 if guest_boots { Ok(Duration::from_millis(200)) } else { Err(silent) }
             })
             .await

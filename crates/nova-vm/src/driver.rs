@@ -101,8 +101,10 @@ pub enum BootError {
         problem: String,
     },
     /// The guest did not answer in time.
-    #[error("guest did not answer within {timeout_ms} ms; console ends with: {console}")]
+    #[error("guest did not answer within {timeout_ms} ms ({phase}); console ends with: {console}")]
     Timeout {
+        /// What was waited for.
+        phase: &'static str,
         /// How long was waited.
         timeout_ms: u64,
         /// The last lines of the guest's console.
@@ -134,7 +136,7 @@ pub trait VmDriver: Send + Sync + 'static {
     fn backend(&self) -> &'static str;
 
     /// Memory that a guest costs on top of its `memory_mb`, MiB: measured, and counted by admission.
-    fn overhead_mb(&self) -> u32;
+    fn overhead_mb(&self, memory_mb: u32) -> u32;
 
     /// Boots a guest to the point where it answers. Dropping the future undoes everything.
     async fn boot(&self, spec: VmSpec) -> Result<Box<dyn MicroVm>, BootError>;

@@ -8,7 +8,7 @@
 //! may still run under its uids and addresses. Such an index is taken by its own owner, who
 //! removes what is left; anybody else takes it only when nothing of the old owner is to be found.
 //! A clean end removes the file, and the directory with the last one.
-use crate::owner::Owner;
+use crate::owner::{Owner, SHORT_ID_DIGITS};
 use crate::reconcile::share_in_use;
 use crate::slots::{AddressRange, SlotAllocator, SlotSpace};
 use serde::{Deserialize, Serialize};
@@ -37,12 +37,19 @@ struct Held {
 }
 
 /// What a lease file says of its holder, for the holder's restart and for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Holder {
     /// The daemon's id.
     pub owner: String,
     /// Where its data is.
     pub data_dir: PathBuf,
+}
+
+impl Holder {
+    /// The part of the id that stands in names.
+    fn id6(&self) -> Option<&str> {
+        self.owner.get(..SHORT_ID_DIGITS)
+    }
 }
 
 /// Why there is no share for this daemon.
@@ -64,6 +71,17 @@ pub enum LeaseError {
         left: usize,
         /// Where those daemons kept their data.
         data_dirs: String,
+    },
+    /// A running daemon has the same id.
+    #[error(
+        "a running daemon has the identity of this one: {data_dir} and its own {holder} are copies of \
+         each other; to use the copy beside it, remove the file daemon-id in the copy"
+    )]
+    Copied {
+        /// The data directory of this daemon.
+        data_dir: PathBuf,
+        /// The data directory of the running one.
+        holder: PathBuf,
     },
     /// The directory of leases cannot be used.
     #[error("host lease {path}: {source}; a daemon that runs guests needs to be root")]
@@ -87,7 +105,7 @@ enum Standing {
     /// A dead daemon's (or nobody knows whose), and something of it is left.
     InUse(String),
     /// A living daemon's.
-    Held,
+    Held(Option<Holder>),
 }
 
 impl Lease {
@@ -110,6 +128,15 @@ impl Lease {
         for index in 0..range.blocks() {
             let standing = standing(&path(directory, index), index, owner, in_use);
             standings.push((standing.map_err(failed)?, index));
+        }
+        for (standing, _) in &standings {
+            // What is named after its id would look like remains of this one, and be removed.
+            if let Standing::Held(Some(holder)) = standing
+                && holder.id6() == Some(owner.id6())
+            {
+                let (data_dir, holder) = (owner.data_dir().to_owned(), holder.data_dir.clone());
+                return Err(LeaseError::Copied { data_dir, holder });
+            }
         }
         standings.sort();
         let chosen = match standings.first() {
@@ -201,14 +228,18 @@ fn standing(
         Err(error) if error.kind() == ErrorKind::NotFound => (false, None),
         Err(error) => return Err(error),
         Ok(file) => {
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Ok(Standing::Held),
+            let held = match file.try_lock() {
+                Ok(()) => false,
+                Err(TryLockError::WouldBlock) => true,
                 Err(TryLockError::Error(error)) => return Err(error),
-            }
+            };
             let mut text = Vec::new();
             file.take(FILE_MAX_BYTES).read_to_end(&mut text)?;
-            (true, serde_json::from_slice::<Holder>(&text).ok())
+            let holder = serde_json::from_slice::<Holder>(&text).ok();
+            if held {
+                return Ok(Standing::Held(holder));
+            }
+            (true, holder)
         }
     };
     Ok(match holder {
@@ -247,7 +278,8 @@ fn none_free(range: AddressRange, standings: &[(Standing, u16)]) -> LeaseError {
             _ => None,
         })
         .collect();
-    let held = standings.iter().filter(|(standing, _)| *standing == Standing::Held).count();
+    let held =
+        standings.iter().filter(|(standing, _)| matches!(standing, Standing::Held(_))).count();
     LeaseError::NoneFree { range, held, left: left.len(), data_dirs: left.join(", ") }
 }
 
@@ -306,6 +338,21 @@ mod tests {
         assert_ne!(one.space(), two.space());
         drop((one, two));
         assert!(!host.leases().exists());
+    }
+
+    #[test]
+    fn a_copy_of_a_running_daemons_directory_is_refused() {
+        let host = Host::new();
+        let owner = host.owner("one");
+        let copy = host.dir.path().join("two");
+        std::fs::create_dir(&copy).unwrap();
+        std::fs::copy(owner.data_dir().join("daemon-id"), copy.join("daemon-id")).unwrap();
+        let copy = Owner::open(&copy).unwrap();
+        let lease = host.take(&owner).unwrap();
+        let error = host.take(&copy).unwrap_err().to_string();
+        assert!(error.contains("daemon-id") && error.contains("two"), "{error}");
+        drop(lease);
+        host.take(&copy).unwrap();
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// Length of a daemon's id, hex digits: 48 bits, so that ids of one host never meet by chance.
 const ID_DIGITS: usize = 12;
 /// How much of the id goes into names of links, which the kernel bounds to 15 characters.
-const SHORT_ID_DIGITS: usize = 6;
+pub(crate) const SHORT_ID_DIGITS: usize = 6;
 /// Start of the names of all network namespaces, containers and cgroups of every daemon.
 const PREFIX: &str = "nova-";
 /// The bridge's name where no other daemon has taken it.

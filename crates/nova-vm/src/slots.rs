@@ -206,11 +206,6 @@ impl Slot {
     pub fn uid_user(&self) -> u32 {
         self.space.uid_root(self.number) + 1
     }
-
-    /// Never gives the slot back: for one whose leftovers could not be removed.
-    pub fn quarantine(self) {
-        std::mem::forget(self);
-    }
 }
 
 impl Drop for Slot {
@@ -282,13 +277,6 @@ mod tests {
         let rest = usize::from(SLOTS_MAX) - 1;
         assert!((0..rest).all(|_| allocator.take().unwrap().number() != first));
         assert_eq!(allocator.take().unwrap().number(), first);
-    }
-
-    #[test]
-    fn a_quarantined_slot_never_comes_back() {
-        let allocator = SlotAllocator::new(space(0));
-        allocator.take().unwrap().quarantine();
-        assert_eq!(allocator.free(), usize::from(SLOTS_MAX) - 1);
     }
 
     #[test]

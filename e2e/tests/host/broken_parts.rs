@@ -84,6 +84,18 @@ async fn a_missing_image() {
 }
 
 #[tokio::test]
+async fn a_log_on_a_full_disk() {
+    let home = scratch();
+    let artifacts = artifacts_copy(home.path());
+    let data = home.path().join("data");
+    // Where the daemon's log goes.
+    std::os::unix::fs::symlink("/dev/full", data.with_extension("log")).unwrap();
+    let daemon = start(&data, &artifacts, &[]).await;
+    std::fs::remove_file(python_image(&artifacts)).unwrap();
+    boot_fails(daemon, &data, "nova runtime add").await;
+}
+
+#[tokio::test]
 async fn a_broken_runtime_program() {
     let home = scratch();
     let data = home.path().join("data");

@@ -5,8 +5,8 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use nova_proto::{
-    CgroupSetup, Exec, ExecReport, Frame, FrameDecoder, FunctionErrorKind, FunctionSetup, Init,
-    LogLine, LogStream, Message, Mode, OomCounter, PROTOCOL_VERSION, Refusal, Reply, Rootfs,
+    CgroupSetup, Exec, ExecReport, FrameDecoder, FunctionErrorKind, FunctionSetup, Init, LogLine,
+    LogStream, Message, Mode, OomCounter, PROTOCOL_VERSION, Refusal, Reply, Rootfs,
 };
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -343,8 +343,8 @@ pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
 
 /// A frame whose payload is this text, whatever it says.
 pub fn raw_frame(kind: u8, id: u64, payload: &str) -> Vec<u8> {
-    let payload = RawValue::from_string(payload.into()).expect("JSON");
-    Frame { kind, id, payload }.encode().expect("a frame")
+    let body = format!(r#"{{"type":{kind},"id":{id},"payload":{payload}}}"#);
+    [&(body.len() as u32).to_be_bytes(), body.as_bytes()].concat()
 }
 
 /// A memory cgroup (v1) of the host, removed with this value.

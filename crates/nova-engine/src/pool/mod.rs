@@ -102,7 +102,7 @@ impl Pool {
 
     /// The function exists like this from now on. VMs of an older revision take no new calls.
     pub fn configure(&self, plan: Arc<Plan>) {
-        let shape = plan.shape(self.inner.driver.overhead_mb());
+        let shape = plan.shape(self.inner.driver.as_ref());
         let function = plan.name().clone();
         let mut books = self.books();
         books.plans.insert(function.clone(), plan);

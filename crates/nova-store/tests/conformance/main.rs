@@ -50,6 +50,7 @@ mod sqlite {
         records::a_foreign_cursor_is_refused,
         keys::keys_are_found_by_id_until_they_are_deleted,
         secrets::a_secret_has_one_next_version,
+        secrets::no_two_values_of_a_name_look_the_same,
         secrets::the_vault_opens_only_for_those_allowed,
         secrets::no_value_is_readable_in_the_stored_row,
     }

@@ -31,6 +31,18 @@ pub async fn a_secret_has_one_next_version(store: Arc<impl Store>) {
     assert!(gone.to_string().contains("nova secret set api"), "{gone}");
 }
 
+pub async fn no_two_values_of_a_name_look_the_same(store: Arc<impl Store>) {
+    let vault = vault(store);
+    let mut seen = std::collections::HashSet::new();
+    for life in 0..3 {
+        for change in 0..2 {
+            vault.set(&secret("api"), b"value", vec![], at(life * 10 + change)).await.unwrap();
+            assert!(seen.insert(vault.check(&secret("api"), &name("f")).await.unwrap()));
+        }
+        vault.delete(&secret("api")).await.unwrap();
+    }
+}
+
 pub async fn the_vault_opens_only_for_those_allowed(store: Arc<impl Store>) {
     let vault = vault(store);
     vault.set(&secret("api"), b"value", vec![name("payments")], at(0)).await.unwrap();

@@ -25,7 +25,8 @@ use self::calls::{Answer, CallTable, Expected};
 use self::outbox::Outbox;
 use crate::driver::{EventSink, ExecError, ExecRequest};
 use nova_proto::{
-    Exec, ExecReport, Init, Message, PAYLOAD_MAX_BYTES, PROTOCOL_VERSION, Ready, Refusal, Reply,
+    Exec, ExecReport, GuestPhases, Init, Message, PAYLOAD_MAX_BYTES, PROTOCOL_VERSION, Ready,
+    Refusal, Reply,
 };
 use serde_json::value::RawValue;
 use std::future::Future;
@@ -133,8 +134,9 @@ impl AgentLine {
         request: ExecRequest,
         events: EventSink,
     ) -> Result<ExecReport, ExecError> {
-        let deadline = Instant::now()
-            + Duration::from_millis(request.timeout_ms.saturating_add(EXEC_GRACE_MS));
+        let started = Instant::now();
+        let deadline =
+            started + Duration::from_millis(request.timeout_ms.saturating_add(EXEC_GRACE_MS));
         let message = Message::Exec(Exec {
             request_id: request.request_id.to_string(),
             attempt: request.attempt,
@@ -155,7 +157,7 @@ impl AgentLine {
         call.answered();
         match answer {
             Ok(Answer { reply: Reply::Done(report), log_truncated }) => {
-                checked(report, log_truncated).map_err(ExecError::Protocol)
+                checked(report, log_truncated, started.elapsed()).map_err(ExecError::Protocol)
             }
             Ok(Answer { reply, .. }) => Err(ExecError::Refused(refusal(reply).to_string())),
             Err(_) => Err(ExecError::Lost(self.line.calls.reason())),
@@ -273,8 +275,18 @@ fn refusal(reply: Reply) -> LineError {
 }
 
 /// A report as the protocol promises it, or why it is not.
-fn checked(mut report: ExecReport, log_truncated: bool) -> Result<ExecReport, String> {
+fn checked(
+    mut report: ExecReport,
+    log_truncated: bool,
+    took: Duration,
+) -> Result<ExecReport, String> {
     report.log_truncated |= log_truncated;
+    // What the guest measured is part of what the host did.
+    let took_us = took.as_micros() as u64;
+    let GuestPhases { init_us, exec_us } = &mut report.phases;
+    for phase in [init_us, exec_us] {
+        *phase = took_us.min(*phase);
+    }
     if let Some(error) = &mut report.error {
         let cut = error.message.floor_char_boundary(ERROR_MESSAGE_MAX_BYTES);
         error.message.truncate(cut);

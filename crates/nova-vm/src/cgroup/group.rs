@@ -1,6 +1,6 @@
 //! One group: made with its limits, asked for its files, listed.
 use super::hierarchy::{Hierarchy, Kind};
-use super::{CgroupError, failed, subdirectories};
+use super::{CgroupError, failed, is_gone, subdirectories};
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::chown;
@@ -94,19 +94,25 @@ impl Group {
         Ok(())
     }
 
-    /// The processes in the group and below it, as the pids of this process's pid namespace.
-    pub fn processes(&self) -> BTreeSet<i32> {
+    /// The processes in the group and below it, as the pids of this process's pid namespace. Only a
+    /// group that is gone has none: one that cannot be looked at may be full of them.
+    pub fn processes(&self) -> Result<BTreeSet<i32>, CgroupError> {
         let mut pids = BTreeSet::new();
         let mut open: Vec<PathBuf> = self.directories().map(|(directory, _)| directory).collect();
         while let Some(directory) = open.pop() {
-            let text = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+            let file = directory.join("cgroup.procs");
+            let text = match std::fs::read_to_string(&file) {
+                Ok(text) => text,
+                Err(error) if is_gone(&error) => continue,
+                Err(error) => return Err(failed(&file)(error)),
+            };
             // A 0 stands for a process outside this pid namespace.
             pids.extend(
                 text.lines().filter_map(|line| line.parse().ok()).filter(|pid: &i32| *pid > 0),
             );
-            open.extend(subdirectories(&directory));
+            open.extend(subdirectories(&directory)?);
         }
-        pids
+        Ok(pids)
     }
 
     /// Whether there is a directory of the group in any hierarchy.

@@ -32,7 +32,7 @@ impl Group {
     pub fn kill(&self) -> Result<(), CgroupError> {
         let deadline = Instant::now() + KILL_WITHIN;
         loop {
-            let members = self.processes();
+            let members = self.processes()?;
             if members.is_empty() {
                 return Ok(());
             }
@@ -56,7 +56,7 @@ impl Group {
             if !wait_all(&open, deadline) {
                 return Err(CgroupError::Alive {
                     path: self.name.clone(),
-                    count: self.processes().len(),
+                    count: self.processes()?.len(),
                     within_ms: KILL_WITHIN.as_millis() as u64,
                 });
             }
@@ -124,7 +124,8 @@ impl Group {
 
 /// The children of this process, whichever thread they belong to.
 fn children() -> BTreeSet<i32> {
-    let tasks = subdirectories(Path::new("/proc/self/task"));
+    // Whoever cannot be listed is reaped with a later guest.
+    let tasks = subdirectories(Path::new("/proc/self/task")).unwrap_or_default();
     let lists = tasks.iter().filter_map(|task| std::fs::read_to_string(task.join("children")).ok());
     lists
         .flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
@@ -156,7 +157,7 @@ fn wait_all(processes: &[OwnedFd], deadline: Instant) -> bool {
 
 /// Removes a cgroup's directory and those below it, deepest first.
 fn remove_tree(directory: &Path) -> Result<(), CgroupError> {
-    for child in subdirectories(directory) {
+    for child in subdirectories(directory)? {
         remove_tree(&child)?;
     }
     let deadline = Instant::now() + REMOVE_WITHIN;

@@ -104,23 +104,41 @@ impl Cgroups {
     }
 
     /// Names of the groups directly below `name`, in any hierarchy.
-    pub fn children(&self, name: &str) -> BTreeSet<String> {
-        self.hierarchies
-            .iter()
-            .flat_map(|hierarchy| subdirectories(&hierarchy.mount_point.join(name)))
-            .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
-            .collect()
+    pub fn children(&self, name: &str) -> Result<BTreeSet<String>, CgroupError> {
+        let mut names = BTreeSet::new();
+        for hierarchy in self.hierarchies.iter() {
+            let groups = subdirectories(&hierarchy.mount_point.join(name))?;
+            names.extend(
+                groups.iter().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())),
+            );
+        }
+        Ok(names)
     }
 }
 
 /// The groups below a directory; none where it does not exist.
-fn subdirectories(path: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(path) else { return Vec::new() };
-    entries
-        .filter_map(Result::ok)
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| entry.path())
-        .collect()
+fn subdirectories(path: &Path) -> Result<Vec<PathBuf>, CgroupError> {
+    let read = || -> io::Result<Vec<PathBuf>> {
+        let mut directories = Vec::new();
+        for entry in std::fs::read_dir(path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                directories.push(entry.path());
+            }
+        }
+        Ok(directories)
+    };
+    match read() {
+        Err(error) if is_gone(&error) => Ok(Vec::new()),
+        result => result.map_err(failed(path)),
+    }
+}
+
+/// Whether a file or directory of a cgroup is not there (any more): the kernel answers `ENODEV` for one
+/// that was opened and then removed.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())
 }
 
 /// Turns an I/O error into one that names its file.

@@ -48,6 +48,7 @@ pub(super) async fn boot(host: &Arc<Host>, spec: VmSpec) -> Result<Running, Boot
     let result = match timeout(within, boot.steps()).await {
         Ok(result) => result,
         Err(_) => Err(BootError::Timeout {
+            phase: "booting the container",
             timeout_ms: within.as_millis() as u64,
             console: boot.console_end(),
         }),

@@ -167,7 +167,7 @@ impl Bundle<'_> {
                 },
                 "seccomp": seccomp::profile(),
                 "maskedPaths": [
-                    "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/kmsg",
+                    "/proc/acpi", "/proc/asound", "/proc/cmdline", "/proc/kcore", "/proc/keys", "/proc/kmsg",
                     "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list",
                     "/proc/timer_stats",
                 ],

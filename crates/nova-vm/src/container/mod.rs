@@ -188,7 +188,7 @@ impl VmDriver for ContainerDriver {
         "container"
     }
 
-    fn overhead_mb(&self) -> u32 {
+    fn overhead_mb(&self, _: u32) -> u32 {
         OVERHEAD_MB
     }
 

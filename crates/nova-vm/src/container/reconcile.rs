@@ -8,6 +8,7 @@ use crate::cgroup::{CgroupError, Cgroups};
 use crate::owner::Owner;
 use crate::reconcile::Report;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -54,7 +55,11 @@ fn end_processes(owner: &Owner, runc_root: &Path) -> Report {
             return report;
         }
     };
-    for vm in cgroups.children(&owner.cgroup_name()) {
+    let guests = cgroups.children(&owner.cgroup_name()).unwrap_or_else(|error| {
+        report.failed.push(error.to_string());
+        BTreeSet::new()
+    });
+    for vm in guests {
         let name = format!("{}/{vm}", owner.cgroup_name());
         let group = cgroups.group(&name);
         let result = group.kill().and_then(|()| {

@@ -2,7 +2,7 @@
 //!
 //! All names follow from the guest's id, and every step is content to find nothing, so the same
 //! removal serves a boot that failed at any step, an orderly stop, and a dropped guest. A step that
-//! fails does not keep the next from being tried. What is dropped while the daemon's runtime itself
+//! fails does not keep the next from being tried, and is tried again itself. What is dropped while the daemon's runtime itself
 //! ends is left to the reconciler of the next start.
 use super::Host;
 use super::oci_runtime::{kill_group, pid_file};
@@ -18,11 +18,16 @@ use std::time::Duration;
 use tokio::process::Child;
 use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// How long a runtime that is still at work may go on before it is killed: ten times what it needs.
 /// Letting it finish is cleaner, its half-made containers are hard to tell from none.
 const RUNTIME_FINISH_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often the removal of a guest is tried, and the pause between two tries: what fails for lack of
+/// something (open files, memory, disk) works a few seconds later.
+const REMOVAL_ATTEMPTS: u32 = 6;
+const REMOVAL_PAUSE: Duration = Duration::from_secs(2);
 
 /// A guest's share of the host's identities.
 #[derive(Debug)]
@@ -157,35 +162,45 @@ impl Inner {
         let report = |what: &str, problem: &dyn Display| {
             tracing::error!(container = id, "cannot remove {what}: {problem}");
         };
+        for attempt in 1..=REMOVAL_ATTEMPTS {
+            let problems = self.remove(&host).await;
+            if problems.is_empty() {
+                return;
+            }
+            for (what, problem) in problems {
+                report(what, &problem);
+            }
+            if attempt < REMOVAL_ATTEMPTS {
+                sleep(REMOVAL_PAUSE).await;
+            }
+        }
+        // Uids and address of what cannot be removed must not go to another guest. The next start
+        // tries again.
+        std::mem::forget(self.identity.take());
+    }
+
+    /// Tries every step once; what failed, and why. The slot is given back when nothing did.
+    async fn remove(&mut self, host: &Host) -> Vec<(&'static str, String)> {
         let (cgroup, pid_file) = (self.cgroup.clone(), pid_file(&self.directory));
         let kill = move || cgroup.kill().inspect(|()| cgroup.reap(read_pid(&pid_file).ok()));
         let killed = flat(spawn_blocking(kill).await);
-        let dead = killed.is_ok();
-        if let Err(error) = killed {
-            report("its processes", &error);
+        let deleted = host.runtime.delete(&self.id).await.map_err(|error| error.to_string());
+        let cgroup = self.cgroup.clone();
+        let ungrouped = flat(spawn_blocking(move || cgroup.remove()).await);
+        let directory = self.directory.clone();
+        let emptied = flat(spawn_blocking(move || remove_directory(&directory)).await);
+        let steps = [
+            ("its processes", killed),
+            ("its state", deleted),
+            ("its cgroup", ungrouped),
+            ("its directory", emptied),
+        ];
+        let problems: Vec<_> =
+            steps.into_iter().filter_map(|(what, step)| Some((what, step.err()?))).collect();
+        if problems.is_empty() {
+            self.identity = None;
         }
-        if let Err(error) = host.runtime.delete(&self.id).await {
-            report("its state", &error);
-        }
-        let (cgroup, directory) = (self.cgroup.clone(), self.directory.clone());
-        let files = spawn_blocking(move || {
-            (cgroup.remove().map_err(|error| error.to_string()), remove_directory(&directory))
-        });
-        match files.await {
-            Ok((cgroup, directory)) => {
-                for (what, result) in [("its cgroup", cgroup), ("its directory", directory)] {
-                    if let Err(error) = result {
-                        report(what, &error);
-                    }
-                }
-            }
-            Err(error) => report("its files", &error),
-        }
-        match self.identity.take() {
-            // Uids and address of a process that cannot be killed must not go to another guest.
-            Some(identity) if !dead => std::mem::forget(identity),
-            identity => drop(identity),
-        }
+        problems
     }
 }
 

@@ -269,11 +269,12 @@ impl Base {
 
     /// The error to report: that the guest did not answer in time, where that is what happened.
     fn or_timeout(&self, error: BootError) -> BootError {
-        match &self.belongings.vmm {
-            Some(vmm) if Instant::now() >= self.deadline => {
-                BootError::Timeout { timeout_ms: self.timeout_ms(), console: vmm.console.quote() }
+        match (&self.belongings.vmm, error) {
+            (Some(vmm), BootError::Failed { phase, .. }) if Instant::now() >= self.deadline => {
+                let console = vmm.console.quote();
+                BootError::Timeout { phase, timeout_ms: self.timeout_ms(), console }
             }
-            _ => error,
+            (_, error) => error,
         }
     }
 

@@ -1,7 +1,7 @@
 //! From a spec to a running guest: what it needs is fetched, and what it is to become is told.
 use super::belongings::Place;
 use super::boot::{Files, GREETING, Ready};
-use super::plan::{CODE_DEVICE, GUEST_OVERHEAD_MB, IMAGE_DEVICE, Nic, Plan, VMM_OVERHEAD_MB};
+use super::plan::{CODE_DEVICE, IMAGE_DEVICE, Nic, Plan, vmm_memory_mb};
 use super::{FirecrackerConfig, FirecrackerVm, Host, reconcile};
 use crate::backend::remember_firecracker;
 use crate::driver::{BootError, FUNCTION_PIDS_MAX, MicroVm, VmDriver, VmSpec};
@@ -156,8 +156,8 @@ impl VmDriver for FirecrackerDriver {
         "firecracker"
     }
 
-    fn overhead_mb(&self) -> u32 {
-        GUEST_OVERHEAD_MB + VMM_OVERHEAD_MB
+    fn overhead_mb(&self, memory_mb: u32) -> u32 {
+        vmm_memory_mb(memory_mb) - memory_mb
     }
 
     /// A guest that ends before its agent has answered is booted once more: nothing of the user's

@@ -37,6 +37,17 @@ const OPEN_FILES_MAX: u32 = 2048;
 /// Largest file that a VMM may write, bytes. It has nothing to write but its console, a pipe.
 const FILE_SIZE_MAX_BYTES: u32 = 1024 * 1024;
 
+/// What the kernel of a guest sees whose function has `memory_mb`, MiB.
+pub(crate) fn guest_memory_mb(memory_mb: u32) -> u32 {
+    memory_mb + memory_mb / GUEST_MEMORY_PER_TABLE + GUEST_OVERHEAD_MB
+}
+
+/// What that guest costs the host, MiB.
+pub(crate) fn vmm_memory_mb(memory_mb: u32) -> u32 {
+    let guest_mb = guest_memory_mb(memory_mb);
+    guest_mb + VMM_OVERHEAD_MB + guest_mb / VMM_MEMORY_PER_TABLE
+}
+
 /// Names of the files in the jail, the same for each VM.
 pub(crate) mod name {
     pub(crate) const KERNEL: &str = "vmlinux";
@@ -141,19 +152,13 @@ impl Plan {
 
     /// What the VMM may use, its guest's memory included.
     pub(crate) fn memory_limit_bytes(&self) -> u64 {
-        let guest_mb = self.guest_memory_mb();
-        u64::from(guest_mb + VMM_OVERHEAD_MB + guest_mb / VMM_MEMORY_PER_TABLE) * 1024 * 1024
-    }
-
-    /// What the guest's kernel sees, MiB.
-    pub(crate) fn guest_memory_mb(&self) -> u32 {
-        self.memory_mb + self.memory_mb / GUEST_MEMORY_PER_TABLE + GUEST_OVERHEAD_MB
+        u64::from(vmm_memory_mb(self.memory_mb)) * 1024 * 1024
     }
 
     pub(crate) fn machine_config(&self) -> MachineConfig {
         MachineConfig {
             vcpu_count: self.limits.vcpus,
-            mem_size_mib: self.guest_memory_mb(),
+            mem_size_mib: guest_memory_mb(self.memory_mb),
             smt: false,
         }
     }

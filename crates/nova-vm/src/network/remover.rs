@@ -1,7 +1,8 @@
 //! The thread that removes what was dropped, so that dropping is instant wherever it happens.
 //!
-//! When it has nothing to remove it looks after the host's firewall: administrators reload theirs
-//! (`systemctl restart nftables`) and take ours along.
+//! It also looks after the host's firewall, however much there is to remove: administrators reload
+//! theirs (`systemctl restart nftables`) and take ours along. What could not be removed is tried again
+//! with each look; its slot is not used meanwhile.
 use super::guest::Common;
 use super::netlink::Netlink;
 use super::{NetworkError, host, namespace};
@@ -10,7 +11,7 @@ use crate::owner::Owner;
 use crate::slots::Slot;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// How often the host's firewall is looked at: a look costs 3 ms.
@@ -60,24 +61,32 @@ impl Remover {
 /// Ends with `Finish`, or when nobody is left who could drop a slot.
 fn run(common: &Common, lease: Lease, jobs: &Receiver<Job>) {
     let mut done = None;
+    let mut next_look = Instant::now() + WATCH_INTERVAL;
+    let mut stuck = Vec::new();
     while done.is_none() {
-        let first = match jobs.recv_timeout(WATCH_INTERVAL) {
-            Ok(job) => job,
-            Err(RecvTimeoutError::Timeout) => {
-                mend_firewall(common);
-                continue;
-            }
+        let first = match jobs.recv_timeout(next_look.saturating_duration_since(Instant::now())) {
+            Ok(job) => Some(job),
+            Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => break,
         };
         let mut slots = Vec::new();
-        for job in std::iter::once(first).chain(jobs.try_iter()) {
+        for job in first.into_iter().chain(jobs.try_iter()) {
             match job {
                 Job::Remove(slot) => slots.push(slot),
                 Job::Finish(waiting) => done = Some(waiting),
             }
         }
-        remove(common, slots);
+        if Instant::now() >= next_look {
+            mend_firewall(common);
+            slots.append(&mut stuck);
+            next_look = Instant::now() + WATCH_INTERVAL;
+        }
+        if !slots.is_empty() {
+            stuck.append(&mut remove(common, slots));
+        }
     }
+    // The sweep removes what is left of them, or leaves the lease behind.
+    drop(stuck);
     sweep_and_log(&common.owner, &lease);
     // Before anybody hears of the end: the process may exit at once.
     drop(lease);
@@ -101,14 +110,15 @@ fn mend_firewall(common: &Common) {
     }
 }
 
-/// Every step is tried. A slot of which something is left is not used again in this run.
-fn remove(common: &Common, slots: Vec<Slot>) {
+/// Every step is tried. Returns the slots of which something is left.
+fn remove(common: &Common, slots: Vec<Slot>) -> Vec<Slot> {
     let netlink = Netlink::open();
     let with = |step: &dyn Fn(&Netlink) -> Result<(), NetworkError>| {
         netlink.as_ref().map_err(NetworkError::clone).and_then(step)
     };
     let names = || slots.iter().map(|slot| common.owner.link_name(slot.number()));
     let links = with(&|netlink| netlink.delete_links(names(), common.owner.link_group()));
+    let mut stuck = Vec::new();
     for slot in slots {
         let steps = [
             links.clone(),
@@ -119,9 +129,10 @@ fn remove(common: &Common, slots: Vec<Slot>) {
             steps.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect();
         if !problems.is_empty() {
             tracing::warn!(slot = slot.number(), ?problems, "a network slot cannot be removed");
-            slot.quarantine();
+            stuck.push(slot);
         }
     }
+    stuck
 }
 
 /// Removes everything of the owner by name, on a thread of its own.

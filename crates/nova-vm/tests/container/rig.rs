@@ -214,7 +214,7 @@ impl Rig {
     /// All guests' belongings on the host; the images and cgroup that they share are not counted.
     pub fn guests_left(&self) -> Vec<String> {
         let mut left = Vec::new();
-        let cgroups = Cgroups::detect().unwrap().children(&self.owner.cgroup_name());
+        let cgroups = Cgroups::detect().unwrap().children(&self.owner.cgroup_name()).unwrap();
         left.extend(cgroups.into_iter().map(|name| format!("cgroup {name}")));
         for directory in [self.owner.vms_dir(), self.owner.runc_root()] {
             left.extend(entries(&directory));

@@ -82,22 +82,45 @@ async fn a_call_over_its_time_is_killed_and_the_guest_survives() {
     rig.finish().await;
 }
 
-#[tokio::test]
-async fn a_fork_bomb_harms_its_own_guest_only() {
-    if !possible() {
-        return;
-    }
+/// Runs a fork bomb in a guest of this much memory, beside another guest; returns how it ended.
+async fn fork_bomb(memory_mb: u32) -> FunctionErrorKind {
     let rig = Rig::new();
-    let bomb = rig.boot("b() { b & b & wait; }; b").await;
+    // A shell that cannot fork gives up; the loop around it does not.
+    let script = r#"b() { b & b & wait; }; if grep -q bomb "$1"; then while :; do (b); done; else echo 1; fi"#;
+    let mut spec = rig.spec(script);
+    (spec.memory_mb, spec.setup.memory_mb) = (memory_mb, memory_mb);
+    let bomb = rig.driver.boot(spec).await.unwrap();
     let other = rig.boot("echo 1").await;
-    // The agent reports the timeout, or drowns with the guest, which is then stopped: both are errors.
-    let failed =
-        call_within(&*bomb, "0", 2_000).await.map_or(true, |report| report.error.is_some());
-    assert!(failed);
-    assert_eq!(output(&*other, "0").await, "1");
+    let (report, neighbours_answer) =
+        tokio::join!(call_within(&*bomb, r#""bomb""#, 2_000), output(&*other, "0"));
+    assert_eq!(neighbours_answer, "1");
+    assert_eq!(output(&*bomb, "0").await, "1", "the guest takes the next call");
     bomb.stop().await;
     other.stop().await;
     rig.finish().await;
+    report.unwrap().error.unwrap().kind
+}
+
+#[tokio::test]
+async fn a_fork_bomb_ends_at_the_timeout_and_harms_no_neighbour() {
+    if !possible() {
+        return;
+    }
+    // Enough for every process that it may have.
+    assert_eq!(fork_bomb(1024).await, FunctionErrorKind::Timeout);
+}
+
+#[tokio::test]
+async fn a_fork_bomb_in_little_memory_harms_no_neighbour() {
+    if !possible() {
+        return;
+    }
+    // It is out of memory once the kernel picks the first of its processes, and not another one.
+    let kind = fork_bomb(64).await;
+    assert!(
+        matches!(kind, FunctionErrorKind::OutOfMemory | FunctionErrorKind::Timeout),
+        "{kind:?}"
+    );
 }
 
 #[tokio::test]

@@ -190,7 +190,7 @@ impl Bench {
     }
 
     pub fn has_process_in_jail(&self) -> bool {
-        let groups = Cgroups::detect().unwrap().children(&self.owner.0.cgroup_name());
+        let groups = Cgroups::detect().unwrap().children(&self.owner.0.cgroup_name()).unwrap();
         !groups.is_empty()
     }
 
@@ -211,7 +211,7 @@ impl Bench {
     fn leftovers(&self) -> Vec<String> {
         let mut found: Vec<String> =
             self.processes().iter().map(|pid| format!("process {pid}")).collect();
-        let groups = Cgroups::detect().unwrap().children(&self.owner.0.cgroup_name());
+        let groups = Cgroups::detect().unwrap().children(&self.owner.0.cgroup_name()).unwrap();
         found.extend(groups.iter().map(|name| format!("cgroup {name}")));
         for program in fs::read_dir(self.owner.0.jail_base()).into_iter().flatten().flatten() {
             let jails = fs::read_dir(program.path()).unwrap().flatten();

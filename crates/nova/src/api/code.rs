@@ -4,6 +4,7 @@
 use super::body::{self, Limit};
 use super::function_body::{CodeBody, FunctionView, Upload};
 use super::functions;
+use super::handler::{self, HandlerError};
 use super::path::FunctionPath;
 use super::problem::{ErrorCode, Problem};
 use super::{Api, to_the_end};
@@ -11,7 +12,7 @@ use crate::pack;
 use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Json, Response};
-use nova_domain::{CodeHash, InvalidField};
+use nova_domain::{CodeHash, FunctionConfig, InvalidField};
 use nova_vm::images::code::{UPLOAD_MAX_BYTES, UploadKind, canonicalise};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,7 +52,7 @@ pub async fn put(
     let archive = body::read(&parts.headers, body, UPLOAD_LIMIT).await?;
     to_the_end(async move {
         let upload = Upload::Archive(archive.into());
-        let hash = store(&api, upload, &function.config.handler).await?;
+        let hash = store(&api, upload, &function.config).await?;
         let changed = functions::change(&api, &name, |function| {
             function.code_hash = hash.clone();
             Ok(())
@@ -61,12 +62,13 @@ pub async fn put(
     .await
 }
 
-/// Stores the code that a create or update gave, in whichever way; `None` where it gave none.
+/// Stores the code that a create or update gave, in whichever way, for a function that will have this
+/// configuration; `None` where it gave none.
 pub async fn store_given(
     api: &Api,
     code: Option<CodeBody>,
     code_path: Option<String>,
-    handler: &str,
+    config: &FunctionConfig,
 ) -> Result<Option<CodeHash>, Problem> {
     let upload = match (code, code_path) {
         (None, None) => return Ok(None),
@@ -77,7 +79,7 @@ pub async fn store_given(
         (Some(code), None) => code.into_upload()?,
         (None, Some(path)) => {
             let path = allowed_path(&api.settings.code_paths, &path)?;
-            let handler = handler.to_owned();
+            let handler = config.handler.clone();
             let packed = tokio::task::spawn_blocking(move || pack::pack(&path, &handler)).await;
             let packed =
                 packed.map_err(|error| Problem::internal("packing code failed", &error))?;
@@ -86,17 +88,45 @@ pub async fn store_given(
             })?)
         }
     };
-    store(api, upload, handler).await.map(Some)
+    store(api, upload, config).await.map(Some)
 }
 
-async fn store(api: &Api, upload: Upload, handler: &str) -> Result<CodeHash, Problem> {
+/// Refuses a configuration whose handler is not in the code of that hash.
+pub async fn check_handler(
+    api: &Api,
+    config: &FunctionConfig,
+    hash: &CodeHash,
+) -> Result<(), Problem> {
+    let broken = |error: &dyn std::fmt::Display| Problem::internal("the code was not read", error);
+    let _turn = api.code_jobs.acquire().await.map_err(|error| broken(&error))?;
+    let archive = api.blobs.get(hash).await.map_err(|error| broken(&error))?;
+    let config = config.clone();
+    let checked = tokio::task::spawn_blocking(move || handler::check(&config, &archive)).await;
+    checked.map_err(|error| broken(&error))?.map_err(Problem::from)
+}
+
+impl From<HandlerError> for Problem {
+    fn from(error: HandlerError) -> Self {
+        match error {
+            HandlerError::Missing(field) => field.into(),
+            HandlerError::Archive(error) => Self::internal("stored code is damaged", &error),
+        }
+    }
+}
+
+async fn store(api: &Api, upload: Upload, config: &FunctionConfig) -> Result<CodeHash, Problem> {
     let broken =
         |error: &dyn std::fmt::Display| Problem::internal("the code was not stored", error);
     let _turn = api.code_jobs.acquire().await.map_err(|error| broken(&error))?;
-    let handler = handler.to_owned();
-    let archive = tokio::task::spawn_blocking(move || match upload {
-        Upload::Inline(text) => canonicalise(&text, UploadKind::Inline { handler: &handler }),
-        Upload::Archive(bytes) => canonicalise(&bytes, UploadKind::Archive),
+    let config = config.clone();
+    let archive = tokio::task::spawn_blocking(move || -> Result<Vec<u8>, Problem> {
+        let inline = UploadKind::Inline { handler: &config.handler };
+        let archive = match upload {
+            Upload::Inline(text) => canonicalise(&text, inline)?,
+            Upload::Archive(bytes) => canonicalise(&bytes, UploadKind::Archive)?,
+        };
+        handler::check(&config, &archive)?;
+        Ok(archive)
     });
     let archive = archive.await.map_err(|error| broken(&error))??;
     api.blobs.put(archive.into()).await.map_err(|error| broken(&error))

@@ -3,6 +3,7 @@
 //! Create and update share one body. What is given replaces that field, what is absent stays as it
 //! was: the product's defaults at create, the present value at update. `limits` is merged field by
 //! field, maps and lists are replaced whole.
+use super::object::Object;
 use base64::Engine;
 use chrono::{DateTime, Utc};
 use nova_domain::{
@@ -29,7 +30,7 @@ pub struct FunctionBody {
     pub max_replicas: Option<u32>,
     pub instance_concurrency: Option<u32>,
     pub env_vars: Option<BTreeMap<String, String>>,
-    pub limits: Option<LimitsBody>,
+    pub limits: Option<Object<LimitsBody>>,
     pub secrets: Option<Vec<String>>,
     pub network: Option<NetworkBody>,
     pub snapshot: Option<SnapshotPolicy>,
@@ -57,7 +58,7 @@ pub struct LimitsBody {
 )]
 pub enum NetworkBody {
     Word(NetworkWord),
-    Allow(AllowBody),
+    Allow(Object<AllowBody>),
 }
 
 /// The policies that are one word.
@@ -83,8 +84,8 @@ pub struct AllowBody {
 )]
 pub enum CodeBody {
     Text(String),
-    Inline(InlineBody),
-    Archive(ArchiveBody),
+    Inline(Object<InlineBody>),
+    Archive(Object<ArchiveBody>),
 }
 
 /// A single program as text.
@@ -113,10 +114,10 @@ impl CodeBody {
     /// The bytes in it.
     pub fn into_upload(self) -> Result<Upload, InvalidField> {
         match self {
-            Self::Text(text) | Self::Inline(InlineBody { inline: text }) => {
+            Self::Text(text) | Self::Inline(Object(InlineBody { inline: text })) => {
                 Ok(Upload::Inline(text.into_bytes()))
             }
-            Self::Archive(ArchiveBody { archive }) => {
+            Self::Archive(Object(ArchiveBody { archive })) => {
                 let engine = base64::engine::general_purpose::STANDARD;
                 engine.decode(archive.trim_end()).map(Upload::Archive).map_err(|error| {
                     InvalidField::new(
@@ -149,7 +150,7 @@ impl FunctionBody {
         if let Some(network) = self.network {
             network.policy().map(|policy| config.network = policy).unwrap_or_else(&mut note);
         }
-        if let Some(limits) = self.limits {
+        if let Some(Object(limits)) = self.limits {
             limits.apply(&mut config.limits);
         }
         set(&mut config.handler, self.handler);
@@ -185,7 +186,7 @@ impl NetworkBody {
         match self {
             Self::Word(NetworkWord::None) => Ok(NetworkPolicy::None),
             Self::Word(NetworkWord::Egress) => Ok(NetworkPolicy::Egress),
-            Self::Allow(AllowBody { allow }) => NetworkPolicy::egress_to(&allow),
+            Self::Allow(Object(AllowBody { allow })) => NetworkPolicy::egress_to(&allow),
         }
     }
 }
@@ -195,9 +196,9 @@ impl From<NetworkPolicy> for NetworkBody {
         match policy {
             NetworkPolicy::None => Self::Word(NetworkWord::None),
             NetworkPolicy::Egress => Self::Word(NetworkWord::Egress),
-            NetworkPolicy::EgressTo(rules) => {
-                Self::Allow(AllowBody { allow: rules.into_iter().map(String::from).collect() })
-            }
+            NetworkPolicy::EgressTo(rules) => Self::Allow(Object(AllowBody {
+                allow: rules.into_iter().map(String::from).collect(),
+            })),
         }
     }
 }

@@ -102,10 +102,9 @@ async fn read_payload(
     body: axum::body::Body,
 ) -> Result<Box<RawValue>, Problem> {
     let bytes = body::read(headers, body, PAYLOAD_LIMIT).await?;
-    if bytes.iter().all(u8::is_ascii_whitespace) {
-        return body::json(b"{}");
-    }
-    serde_json::from_slice(&bytes).map_err(|error| {
+    let nothing = bytes.iter().all(u8::is_ascii_whitespace);
+    let text: &[u8] = if nothing { b"{}" } else { &bytes };
+    serde_json::from_slice(text).map_err(|error| {
         let detail = format!("the payload is not one JSON value: {error}");
         Problem::new(ErrorCode::InvalidJson, detail)
     })

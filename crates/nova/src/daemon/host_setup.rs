@@ -7,9 +7,20 @@ use nova_engine::EngineConfig;
 use nova_vm::backend::Chosen;
 use nova_vm::host::{Host, HostConfig};
 use nova_vm::images::Artifacts;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The part of the host's memory that VMs may take; the rest is for the host itself.
 const VM_MEMORY_PERCENT: u64 = 80;
+
+/// Allows this process as many open files as it may have. Shells and service managers start programs
+/// with 1024, which a quarter of the connections that the server takes would use up.
+pub fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
 
 /// Where images, kernel and Firecracker are.
 pub fn artifacts(config: &Config) -> Artifacts {

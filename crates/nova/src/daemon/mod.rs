@@ -53,6 +53,7 @@ const LOG_FILTER: &str = "info,sqlx=warn,sea_orm_migration=warn";
 pub async fn main(args: DaemonArgs, data_dir: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let config = read_config(args, data_dir)?;
     start_log(config.log_format);
+    host_setup::raise_open_files();
     let mut signals = Signals::new()?;
     let Starting { daemon, listener, router } = tokio::select! {
         started = Starting::new(&config) => started?,
@@ -88,6 +89,9 @@ fn start_log(format: LogFormat) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())
+        // A log that cannot be written (its disk is full) must cost nothing but the line: complaining on
+        // stderr about stderr panics, in whatever task had something to say.
+        .log_internal_errors(false)
         .with_writer(io::stderr);
     match format {
         LogFormat::Text => log.init(),

@@ -225,7 +225,7 @@ impl VmDriver for FakeDriver {
         "fake"
     }
 
-    fn overhead_mb(&self) -> u32 {
+    fn overhead_mb(&self, _: u32) -> u32 {
         16
     }
 
