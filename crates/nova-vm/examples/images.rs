@@ -1,5 +1,5 @@
 //! Makes artefacts without a daemon: `images setup DATA_DIR`, `images add DATA_DIR RUNTIME...`,
-//! `images remove DATA_DIR RUNTIME`.
+//! `images remove DATA_DIR RUNTIME`, `images toolchain DATA_DIR LANGUAGE DIRECTORY`.
 use nova_domain::RuntimeId;
 use nova_vm::images::{Installer, KernelChoice, Progress};
 use std::error::Error;
@@ -42,9 +42,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
             let installer = Installer::new(Path::new(data_dir));
             installer.remove_runtime(&RuntimeId::parse(runtime)?).await?;
         }
+        ["toolchain", data_dir, language, directory] => {
+            let installer = Installer::new(Path::new(data_dir));
+            installer.unpack_toolchain(language, Path::new(directory), &Lines).await?;
+        }
         _ => {
             return Err(
-                "images setup DATA_DIR | add DATA_DIR RUNTIME... | remove DATA_DIR RUNTIME".into(),
+                "images setup DATA_DIR | add DATA_DIR RUNTIME... | remove DATA_DIR RUNTIME \
+                        | toolchain DATA_DIR LANGUAGE DIRECTORY"
+                    .into(),
             );
         }
     }

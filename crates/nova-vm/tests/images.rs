@@ -53,7 +53,7 @@ fn run_example(runtime: &str, mode: Mode, input: &str) -> String {
         fs::read(data_directory().join(format!("artifacts/images/{runtime}.json"))).unwrap();
     let root = unpack(&serde_json::from_slice(&record).unwrap());
     let handler = root.path().join("code/handler");
-    fs::write(&handler, manifest.example(mode).unwrap().handler).unwrap();
+    fs::write(&handler, manifest.example(mode).unwrap()).unwrap();
     fs::set_permissions(&handler, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     fs::write(root.path().join("tmp/input"), format!("{input}\n")).unwrap();
     let words: Vec<String> = manifest.modes[&mode]
@@ -117,9 +117,9 @@ async fn an_image_has_what_a_guest_needs_and_nothing_set_uid() {
 async fn the_examples_of_base_run_in_it() {
     add("base").await;
     let output = run_example("base", Mode::Process, r#"{"name": "Ada"}"#);
-    assert_eq!(output.trim(), r#"{"message": "hello, Ada"}"#);
+    assert_eq!(output.trim(), r#"{"message": "Hello, Ada!"}"#);
     let output = run_example("base", Mode::Persistent, r#"{"input": {"name": "Ada"}}"#);
-    assert!(output.contains("hello, Ada"), "{output}");
+    assert!(output.contains("Hello, Ada!"), "{output}");
 }
 
 #[tokio::test]
@@ -138,9 +138,9 @@ print(importlib.util.cache_from_source(json.__file__) == json.__cached__)";
     let compiled = root.path().join("usr/lib/python3.11/json/__pycache__/__init__.cpython-311.pyc");
     assert!(compiled.is_file(), "else every start compiles what it imports");
     let output = run_example("python", Mode::Process, r#"{"name": "Ada"}"#);
-    assert_eq!(output.trim(), r#"{"message": "hello, Ada"}"#);
+    assert_eq!(output.trim(), r#"{"message": "Hello, Ada!"}"#);
     let output = run_example("python", Mode::Persistent, r#"{"input": {"name": "Ada"}}"#);
-    assert_eq!(output.trim(), r#"{"output": {"message": "hello, Ada", "calls": 1}}"#);
+    assert_eq!(output.trim(), r#"{"output": {"message": "Hello, Ada!", "calls": 1}}"#);
 }
 
 #[tokio::test]
@@ -151,9 +151,9 @@ async fn node_has_https_and_runs_its_examples() {
         console.log(typeof https.get, typeof fetch, tls.rootCertificates.length > 100)";
     assert_eq!(run(root.path(), &["/usr/bin/node", "-e", check]).trim(), "function function true");
     let output = run_example("node", Mode::Process, r#"{"name": "Ada"}"#);
-    assert_eq!(output.trim(), r#"{"message":"hello, Ada"}"#);
+    assert_eq!(output.trim(), r#"{"message":"Hello, Ada!"}"#);
     let output = run_example("node", Mode::Persistent, r#"{"input": {"name": "Ada"}}"#);
-    assert_eq!(output.trim(), r#"{"output":{"message":"hello, Ada","calls":1}}"#);
+    assert_eq!(output.trim(), r#"{"output":{"message":"Hello, Ada!","calls":1}}"#);
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn a_runtime_that_is_not_shipped_is_refused_with_those_that_are() {
     let data = tempfile::tempdir().unwrap();
     let installer = Installer::new(data.path());
     let error = installer.add_runtime(&id("javascript"), &Silent).await.unwrap_err().to_string();
-    assert!(error.contains("`javascript`") && error.contains("base, node, python"), "{error}");
+    assert!(error.contains("`javascript`") && error.contains("base, bash, "), "{error}");
     let error = installer.remove_runtime(&id("python")).await.unwrap_err().to_string();
     assert!(error.contains("`python` is not installed"), "{error}");
 }

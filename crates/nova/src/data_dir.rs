@@ -1,12 +1,13 @@
 //! The data directory: one daemon at a time uses it, and what that daemon leaves in it for the
 //! command line.
 //!
-//! * `daemon.pid`: locked for the life of the daemon; holds its process id and address.
+//! * `daemon.pid`: there and locked for the life of the daemon; holds its process id and address. One
+//!   that is there without a lock was left by a daemon that did not end in an orderly way.
 //! * `admin.key`: the API key of the first run, readable by its owner only.
 use nova_store::{ApiKey, ApiKeyText, Role, Store, StoreError};
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 const LOCK_FILE: &str = "daemon.pid";
@@ -65,15 +66,19 @@ impl DataDir {
         let lock_path = path.join(LOCK_FILE);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut lock = options.open(&lock_path).map_err(error(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let pid = read_short(&mut lock).ok().and_then(|text| line(&text, 0));
-                return Err(DataDirError::InUse { path: path.to_owned(), pid });
+        let lock = loop {
+            let mut lock = options.open(&lock_path).map_err(error(&lock_path))?;
+            match lock.try_lock() {
+                Ok(()) if is_still_at(&lock, &lock_path) => break lock,
+                // A daemon that ended has removed the file between our opening and locking it.
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let pid = read_short(&mut lock).ok().and_then(|text| line(&text, 0));
+                    return Err(DataDirError::InUse { path: path.to_owned(), pid });
+                }
+                Err(TryLockError::Error(source)) => return Err(error(&lock_path)(source)),
             }
-            Err(TryLockError::Error(source)) => return Err(error(&lock_path)(source)),
-        }
+        };
         let mut taken = Self { path: path.to_owned(), lock };
         taken.write_lock(&format!("{}\n", std::process::id()))?;
         Ok(taken)
@@ -117,7 +122,24 @@ impl DataDir {
     }
 }
 
-/// The address of the daemon that uses, or last used, this directory.
+impl Drop for DataDir {
+    /// Removes the file while it is still locked: whoever opened it before sees that it is gone.
+    fn drop(&mut self) {
+        let path = self.path.join(LOCK_FILE);
+        if let Err(error) = std::fs::remove_file(&path) {
+            tracing::debug!(path = %path.display(), %error, "the lock file stays");
+        }
+    }
+}
+
+/// Whether the open file is the one that the path names.
+fn is_still_at(file: &File, path: &Path) -> bool {
+    let place = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    let (opened, named) = (file.metadata().map(place), std::fs::metadata(path).map(place));
+    matches!((opened, named), (Ok(opened), Ok(named)) if opened == named)
+}
+
+/// The address of the daemon that uses this directory, or that crashed in it.
 pub fn announced_url(data_dir: &Path) -> Option<String> {
     let mut file = File::open(data_dir.join(LOCK_FILE)).ok()?;
     line(&read_short(&mut file).ok()?, 1)
@@ -168,8 +190,37 @@ mod tests {
         assert!(error.contains(&std::process::id().to_string()), "{error}");
         assert_eq!(announced_url(&path).as_deref(), Some("http://127.0.0.1:9000"));
         drop(first);
-        DataDir::take(&path).unwrap();
+        assert!(!path.join(LOCK_FILE).exists(), "nothing says that a daemon runs");
+        let _second = DataDir::take(&path).unwrap();
         assert_eq!(announced_url(&path), None, "a daemon that is starting has no address yet");
+    }
+
+    #[test]
+    fn what_a_crash_left_is_taken_over() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join(LOCK_FILE), "1\nhttp://127.0.0.1:9000\n").unwrap();
+        let _directory = DataDir::take(root.path()).unwrap();
+        assert_eq!(announced_url(root.path()), None);
+    }
+
+    #[test]
+    fn of_many_at_once_one_at_a_time_has_the_directory() {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        let root = tempfile::tempdir().unwrap();
+        let (inside, times) = (AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    while times.load(Ordering::SeqCst) < 200 {
+                        if let Ok(_directory) = DataDir::take(root.path()) {
+                            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                            times.fetch_add(1, Ordering::SeqCst);
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                        }
+                    }
+                });
+            }
+        });
     }
 
     #[tokio::test]

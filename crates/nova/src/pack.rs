@@ -16,6 +16,9 @@ use walkdir::WalkDir;
 const PROGRAM_MODE: u32 = 0o755;
 /// Bytes that tell an archive from a program.
 const MAGIC_BYTES: usize = 262;
+/// Names that no program has. A download that failed often leaves an error page under one of them.
+const ARCHIVE_NAMES: &[(&str, &str)] =
+    &[(".zip", "zip"), (".tar.gz", "tar.gz"), (".tgz", "tar.gz"), (".tar", "tar")];
 
 /// Why code could not be packed.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +35,16 @@ pub enum PackError {
     /// A socket, a device, a pipe.
     #[error("{0} is neither a file, a directory nor a link; remove it")]
     Special(PathBuf),
+    /// Named like an archive, and none.
+    #[error(
+        "{path} is not a {kind} archive; make it anew, or rename the file if it is the program itself"
+    )]
+    NotAnArchive {
+        /// The file.
+        path: PathBuf,
+        /// What its name says that it is.
+        kind: &'static str,
+    },
     /// More than Nova takes.
     #[error("{path} holds more than {limit}; leave out what the function does not need")]
     TooLarge {
@@ -74,6 +87,10 @@ pub fn pack(path: &Path, program: &str) -> Result<Vec<u8>, PackError> {
     if is_archive(&bytes) {
         return Ok(bytes);
     }
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    if let Some((_, kind)) = ARCHIVE_NAMES.iter().find(|(ending, _)| name.ends_with(ending)) {
+        return Err(PackError::NotAnArchive { path: path.to_owned(), kind });
+    }
     pack_program(path, &bytes, program)
 }
 
@@ -81,6 +98,7 @@ fn is_archive(bytes: &[u8]) -> bool {
     let start = &bytes[..bytes.len().min(MAGIC_BYTES)];
     start.starts_with(&[0x1f, 0x8b])
         || start.starts_with(b"PK\x03\x04")
+        || start.starts_with(b"PK\x05\x06")
         || start.get(257..262) == Some(b"ustar")
 }
 
@@ -183,6 +201,19 @@ mod tests {
         let saved = root.path().join("code.tar.gz");
         std::fs::write(&saved, &archive).unwrap();
         assert_eq!(pack(&saved, "handler").unwrap(), archive);
+    }
+
+    #[test]
+    fn what_is_only_named_like_an_archive_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        for (name, kind) in
+            [("g.zip", "zip"), ("G.TGZ", "tar.gz"), ("g.tar.gz", "tar.gz"), ("g.tar", "tar")]
+        {
+            let file = root.path().join(name);
+            std::fs::write(&file, "<html>404</html>").unwrap();
+            let error = pack(&file, "handler").unwrap_err().to_string();
+            assert!(error.contains(&format!("{name} is not a {kind} archive")), "{error}");
+        }
     }
 
     #[test]

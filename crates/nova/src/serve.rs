@@ -1,8 +1,13 @@
 //! The HTTP server: accepts connections, bounds them, and ends them one by one when told to stop.
 //!
 //! Written on hyper itself rather than on `axum::serve`, which sets no time limit for a request's
-//! head. When a client closes its connection, hyper drops the future of the request in progress: that
+//! head. Nobody has shown a key yet when a connection is accepted, so each thing that a client may be
+//! slow at has a limit of its own: its first request and later ones here, taking an answer in
+//! [`crate::slow_client`], the body in `api::body`.
+//!
+//! When a client closes its connection, hyper drops the future of the request in progress: that
 //! is what cancels a call whose caller went away (a test below shows it).
+use crate::slow_client::Impatient;
 use axum::Router;
 use axum::body::Body;
 use hyper::Request;
@@ -11,6 +16,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, getrlimit};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -21,7 +27,14 @@ use tower::ServiceExt;
 
 /// Connections at once. Each may hold one payload; more callers than this wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4096;
-/// How long a client may take for a request's head, or keep a connection without any request.
+/// The part of the open files that connections may take: guests need several each.
+const FILES_PER_CONNECTION: u64 = 4;
+/// How long a new connection may take for its first request's head. One that says nothing takes the
+/// place of somebody who has something to say, so this is short; browsers and clients that connect ahead
+/// of time connect again.
+const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client that has asked before may take for a request's head, or keep its connection
+/// without any request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause after an accept that failed: out of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -54,7 +67,7 @@ impl Connections {
 /// Serves until `stop` is cancelled and then closes the listener.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> Connections {
     let connections = Connections::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(connections_max(getrlimit(Resource::Nofile).current)));
     let service = router.map_request(|request: Request<Incoming>| request.map(Body::new));
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
@@ -80,20 +93,34 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             tracing::debug!(%error, "a connection ended before it was served");
             continue;
         }
-        let service = TowerToHyperService::new(service.clone());
-        let connection = server.serve_connection(TokioIo::new(stream), service);
+        let asked = CancellationToken::new();
+        let first_request = asked.clone();
+        let service = service.clone().map_request(move |request: Request<Incoming>| {
+            asked.cancel();
+            request
+        });
+        let service = TowerToHyperService::new(service);
+        let connection = server.serve_connection(TokioIo::new(Impatient::new(stream)), service);
         let connection = connections.graceful.watch(connection);
         let cut = connections.cut.clone();
         connections.tasks.spawn(async move {
             let _place = place;
+            let silence = tokio::time::timeout(FIRST_HEAD_TIMEOUT, first_request.cancelled());
             tokio::select! {
                 () = cut.cancelled() => {}
+                Err(_) = silence => tracing::debug!("a connection without any request was closed"),
                 ended = connection => if let Err(error) = ended {
                     tracing::debug!(%error, "a connection broke");
                 },
             }
         });
     }
+}
+
+/// How many connections fit, where this process may open that many files (`None`: any number).
+fn connections_max(files: Option<u64>) -> usize {
+    let share = files.map_or(u64::MAX, |files| files / FILES_PER_CONNECTION).max(1);
+    usize::try_from(share).unwrap_or(usize::MAX).min(CONNECTIONS_MAX)
 }
 
 #[cfg(test)]
@@ -191,5 +218,50 @@ mod tests {
         stop.cancel();
         assert_eq!(serving.await.unwrap().end(Duration::from_secs(5)).await, 1);
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "the connection is closed");
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_asks_nothing_is_closed_soon_and_one_that_asked_is_kept() {
+        let (address, _stop) = start(Router::new().route("/", post(async || "answer"))).await;
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        let mut asking = TcpStream::connect(address).await.unwrap();
+        let request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+        let mut answer = async || {
+            asking.write_all(request).await.unwrap();
+            let mut text = String::new();
+            while !text.ends_with("answer") {
+                let mut piece = [0; 512];
+                let length = asking.read(&mut piece).await.unwrap();
+                assert_ne!(length, 0, "closed after {text:?}");
+                text += std::str::from_utf8(&piece[..length]).unwrap();
+            }
+        };
+        answer().await;
+        assert_eq!(silent.read(&mut [0]).await.unwrap(), 0, "the silent one is closed");
+        answer().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_is_cut_off() {
+        let handler = async || vec![0_u8; 64 * 1024 * 1024];
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let router = Router::new().route("/", post(handler));
+        let serving = tokio::spawn(serve(listener, router, stop.clone()));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        // The answer has begun to arrive, so the connection has asked and is being written to.
+        client.readable().await.unwrap();
+        stop.cancel();
+        let left = serving.await.unwrap().end(Duration::from_secs(600)).await;
+        assert_eq!(left, 0, "it ended by itself");
+    }
+
+    #[test]
+    fn connections_leave_most_open_files_to_the_guests() {
+        assert_eq!(connections_max(Some(1024)), 256);
+        assert_eq!(connections_max(Some(1_048_576)), CONNECTIONS_MAX);
+        assert_eq!((connections_max(None), connections_max(Some(2))), (CONNECTIONS_MAX, 1));
     }
 }

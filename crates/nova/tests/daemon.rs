@@ -81,14 +81,17 @@ fn a_daemon_starts_answers_and_ends_cleanly() {
     let runtimes: Value = serde_json::from_slice(&runtimes.stdout).unwrap();
     assert!(runtimes.as_array().unwrap().iter().any(|runtime| runtime["id"] == "python"));
 
+    let announced = daemon.directory.path().join("daemon.pid");
+    let url = std::fs::read_to_string(&announced).unwrap().lines().nth(1).unwrap().to_owned();
     daemon.signal("-TERM");
     assert_eq!(daemon.process.wait().unwrap().code(), Some(0));
+    assert!(!announced.exists(), "nothing says that a daemon runs");
     let mut printed = String::new();
     std::io::Read::read_to_string(&mut daemon.process.stdout.take().unwrap(), &mut printed)
         .unwrap();
     let key = std::fs::read_to_string(daemon.directory.path().join("admin.key")).unwrap();
     assert!(printed.contains(key.trim()), "the first key is shown once");
-    let gone = daemon.run("list");
+    let gone = daemon.run(&format!("list --url {url}"));
     assert_eq!(gone.status.code(), Some(1));
     assert!(text(&gone.stderr).contains("nova daemon"), "{}", text(&gone.stderr));
 }
@@ -105,6 +108,9 @@ fn a_second_daemon_on_the_same_directory_is_refused() {
 #[test]
 fn refusals_go_to_stderr_with_their_code_and_status_1() {
     let daemon = Daemon::start();
+    let big = daemon.directory.path().join("big.json");
+    std::fs::write(&big, format!("\"{}\"", "x".repeat(6 * 1024 * 1024))).unwrap();
+    let invoke_big = format!("invoke x -p @{}", big.display());
     for (line, part) in [
         ("get nothing", "[function_not_found]"),
         ("invoke nothing", "[function_not_found]"),
@@ -116,6 +122,12 @@ fn refusals_go_to_stderr_with_their_code_and_status_1() {
         ("invoke x -p {", "not JSON"),
         ("invoke x -p @/no/such/file", "/no/such/file"),
         ("update x", "nothing to change"),
+        (
+            "register x -r python -c /etc/hostname -H ../x",
+            "handler: \"../x\" is not a path inside the code",
+        ),
+        (&invoke_big, "over the limit of 6 MiB"),
+        (&invoke_big, "[payload_too_large]"),
     ] {
         let output = daemon.run(line);
         assert_eq!(output.status.code(), Some(1), "{line}");
@@ -170,6 +182,45 @@ fn a_port_in_use_is_named_before_anything_is_made() {
     let said = text(&output.stderr);
     assert!(said.contains(&address) && said.contains("--listen"), "{said}");
     assert!(!directory.path().join("nova.db").exists());
+}
+
+#[test]
+fn every_refusal_of_the_daemon_ends_with_its_code() {
+    let daemon = Daemon::start();
+    let wrong = nova(daemon.directory.path(), "list")
+        .env("NOVA_API_KEY", format!("nova_{}_{}", "a".repeat(12), "b".repeat(43)))
+        .output()
+        .unwrap();
+    assert!(text(&wrong.stderr).trim().ends_with("[unauthenticated]"), "{}", text(&wrong.stderr));
+    let missing = text(&daemon.run("get nothing").stderr);
+    assert!(missing.trim().ends_with("[function_not_found]"), "{missing}");
+}
+
+#[test]
+fn a_misspelt_variable_is_refused_before_anything_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let line = "daemon --backend none --listen 127.0.0.1:0";
+    let output = nova(directory.path(), line).env("NOVA_IDEL_TTL", "5m").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("NOVA_IDEL_TTL") && said.contains("`NOVA_IDLE_TTL`"), "{said}");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing was made");
+}
+
+#[test]
+fn a_shared_runtime_is_not_removed_and_its_place_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let images = directory.path().join("shared/images");
+    std::fs::create_dir_all(&images).unwrap();
+    std::fs::write(images.join("python.json"), "{}").unwrap();
+    let output = nova(&directory.path().join("data"), "runtime remove python")
+        .env("NOVA_ARTIFACTS", directory.path().join("shared"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("NOVA_ARTIFACTS") && said.contains("images/python.json"), "{said}");
+    assert!(images.join("python.json").exists());
 }
 
 #[test]

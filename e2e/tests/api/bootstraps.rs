@@ -132,7 +132,12 @@ async fn each_languages_example_answers_and_stays() {
         let function = function(&nova, language, &example).await;
         for calls in 1..=2 {
             let output = function.output(&json!({"name": "Ada"})).await;
-            assert_eq!(output, json!({"message": "hello, Ada", "calls": calls}), "{}", language.id);
+            assert_eq!(
+                output,
+                json!({"message": "Hello, Ada!", "calls": calls}),
+                "{}",
+                language.id
+            );
         }
         function.delete().await;
     }

@@ -317,7 +317,7 @@ async fn a_shell_script_may_speak_the_runtime_api() {
     let function = lambda(&nova, "base", example).await;
     for calls in 1..=2 {
         let output = function.output(&json!({"name": "Ada"})).await;
-        assert_eq!(output, json!({"message": "hello, Ada", "calls": calls}));
+        assert_eq!(output, json!({"message": "Hello, Ada!", "calls": calls}));
     }
     function.delete().await;
 }

@@ -11,6 +11,7 @@ mod first_calls;
 mod isolation;
 mod lambda;
 mod lifecycle;
+mod misbehaving;
 mod output;
 mod records;
 mod secrets;

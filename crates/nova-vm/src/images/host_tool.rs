@@ -60,6 +60,11 @@ impl HostTool {
             .ok_or(ToolError::Missing { tool, package })
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A command of it, without input, killed when its handle is dropped.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.path);

@@ -13,10 +13,16 @@ use http_body_util::BodyExt;
 use nova_domain::InvalidField;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Longest pause between two pieces of a body: long for any network, short enough that connections
 /// which stopped sending do not pile up.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a body has to arrive at on the whole, bytes per second: below any link that people deploy over,
+/// and what ends a body of which one byte comes now and then.
+const RATE_MIN: u64 = 16 * 1024;
+/// How long a body may take beyond what [`RATE_MIN`] asks of it.
+const RATE_GRACE: Duration = Duration::from_secs(30);
 /// Most bytes that are read only to be thrown away.
 const DISCARD_MAX_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes allocated before any arrived.
@@ -34,7 +40,8 @@ pub struct Limit {
 }
 
 /// Reads a whole body, or refuses it.
-pub async fn read(headers: &HeaderMap, mut body: Body, limit: Limit) -> Result<Bytes, Problem> {
+pub async fn read(headers: &HeaderMap, body: Body, limit: Limit) -> Result<Bytes, Problem> {
+    let mut body = Incoming::new(body);
     let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
@@ -45,7 +52,7 @@ pub async fn read(headers: &HeaderMap, mut body: Body, limit: Limit) -> Result<B
     let mut bytes = BytesMut::with_capacity(
         announced.map_or(FIRST_ALLOCATION_BYTES, |n| FIRST_ALLOCATION_BYTES.min(n as usize)),
     );
-    while let Some(piece) = next_piece(&mut body).await? {
+    while let Some(piece) = body.next_piece().await? {
         if bytes.len() + piece.len() > limit.bytes {
             drop(bytes);
             discard(headers, body, None).await;
@@ -56,36 +63,61 @@ pub async fn read(headers: &HeaderMap, mut body: Body, limit: Limit) -> Result<B
     Ok(bytes.freeze())
 }
 
-async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Problem> {
-    loop {
-        let frame = tokio::time::timeout(PIECE_TIMEOUT, body.frame()).await.map_err(|_| {
-            let detail =
-                format!("nothing arrived for {} s; send it again", PIECE_TIMEOUT.as_secs());
-            Problem::new(ErrorCode::RequestTimeout, detail)
-        })?;
-        match frame {
-            None => return Ok(None),
-            Some(Ok(frame)) => {
-                if let Ok(data) = frame.into_data() {
-                    return Ok(Some(data));
+/// A body that is arriving, and has to keep arriving.
+struct Incoming {
+    body: Body,
+    began: Instant,
+    received: u64,
+}
+
+impl Incoming {
+    fn new(body: Body) -> Self {
+        Self { body, began: Instant::now(), received: 0 }
+    }
+
+    /// The next bytes; `None` at the end.
+    async fn next_piece(&mut self) -> Result<Option<Bytes>, Problem> {
+        let too_slow = |detail| Problem::new(ErrorCode::RequestTimeout, detail);
+        loop {
+            let earned = Duration::from_secs(self.received / RATE_MIN);
+            let end = self.began + RATE_GRACE + earned;
+            let piece_end = Instant::now() + PIECE_TIMEOUT;
+            let frame = tokio::time::timeout_at(end.min(piece_end), self.body.frame()).await;
+            let frame = frame.map_err(|_| match end < piece_end {
+                true => too_slow(format!(
+                    "the body comes slower than {} KiB per second; send it again",
+                    RATE_MIN / 1024
+                )),
+                false => too_slow(format!(
+                    "nothing arrived for {} s; send it again",
+                    PIECE_TIMEOUT.as_secs()
+                )),
+            })?;
+            match frame {
+                None => return Ok(None),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.received += data.len() as u64;
+                        return Ok(Some(data));
+                    }
                 }
-            }
-            Some(Err(error)) => {
-                let detail = format!("the body broke off: {error}");
-                return Err(Problem::new(ErrorCode::BadRequest, detail));
+                Some(Err(error)) => {
+                    let detail = format!("the body broke off: {error}");
+                    return Err(Problem::new(ErrorCode::BadRequest, detail));
+                }
             }
         }
     }
 }
 
-async fn discard(headers: &HeaderMap, mut body: Body, announced: Option<u64>) {
+async fn discard(headers: &HeaderMap, mut body: Incoming, announced: Option<u64>) {
     let client_waits_for_leave = headers.contains_key(header::EXPECT);
     if client_waits_for_leave || announced.is_some_and(|length| length > DISCARD_MAX_BYTES) {
         return;
     }
     let mut discarded = 0;
     while discarded < DISCARD_MAX_BYTES {
-        match next_piece(&mut body).await {
+        match body.next_piece().await {
             Ok(Some(piece)) => discarded += piece.len() as u64,
             Ok(None) | Err(_) => return,
         }
@@ -178,6 +210,33 @@ mod tests {
 
     fn refusal(text: &str) -> serde_json::Value {
         json::<Outer>(text.as_bytes()).unwrap_err().json()
+    }
+
+    const LIMIT: Limit =
+        Limit { bytes: 1 << 20, what: "the body", code: ErrorCode::PayloadTooLarge };
+
+    /// A body of `count` pieces of so many bytes with a pause before each.
+    fn body(count: usize, bytes: usize, pause: Duration) -> Body {
+        Body::from_stream(futures::stream::unfold(0, move |sent| async move {
+            if sent == count {
+                return None;
+            }
+            tokio::time::sleep(pause).await;
+            Some((Ok::<_, std::io::Error>(vec![b'x'; bytes]), sent + 1))
+        }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_is_ended_and_one_that_flows_slowly_is_not() {
+        let read = async |body| read(&HeaderMap::new(), body, LIMIT).await;
+        let flowing = read(body(32, 32 * 1024, Duration::from_secs(2))).await.unwrap();
+        assert_eq!(flowing.len(), 1 << 20);
+        let began = Instant::now();
+        let problem = read(body(100, 1, Duration::from_secs(20))).await.unwrap_err();
+        assert_eq!(problem.code(), ErrorCode::RequestTimeout);
+        assert!(began.elapsed() <= 2 * RATE_GRACE, "{:?}", began.elapsed());
+        let stopped = read(body(1, 1, Duration::from_secs(3600))).await.unwrap_err();
+        assert_eq!(stopped.code(), ErrorCode::RequestTimeout);
     }
 
     #[test]

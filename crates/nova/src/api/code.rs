@@ -4,6 +4,7 @@
 use super::body::{self, Limit};
 use super::function_body::{CodeBody, FunctionView, Upload};
 use super::functions;
+use super::handler::{self, HandlerError};
 use super::path::FunctionPath;
 use super::problem::{ErrorCode, Problem};
 use super::{Api, to_the_end};
@@ -61,7 +62,8 @@ pub async fn put(
     .await
 }
 
-/// Stores the code that a create or update gave, in whichever way; `None` where it gave none.
+/// Stores the code that a create or update gave, in whichever way, for a function that will have this
+/// configuration; `None` where it gave none.
 pub async fn store_given(
     api: &Api,
     code: Option<CodeBody>,
@@ -89,16 +91,45 @@ pub async fn store_given(
     store(api, upload, config).await.map(Some)
 }
 
+/// Refuses a configuration whose handler is not in the code of that hash.
+pub async fn check_handler(
+    api: &Api,
+    config: &FunctionConfig,
+    hash: &CodeHash,
+) -> Result<(), Problem> {
+    let broken = |error: &dyn std::fmt::Display| Problem::internal("the code was not read", error);
+    let _turn = api.code_jobs.acquire().await.map_err(|error| broken(&error))?;
+    let archive = api.blobs.get(hash).await.map_err(|error| broken(&error))?;
+    let config = config.clone();
+    let checked = tokio::task::spawn_blocking(move || handler::check(&config, &archive)).await;
+    checked.map_err(|error| broken(&error))?.map_err(Problem::from)
+}
+
+impl From<HandlerError> for Problem {
+    fn from(error: HandlerError) -> Self {
+        match error {
+            HandlerError::Missing(field) => field.into(),
+            HandlerError::Archive(error) => Self::internal("stored code is damaged", &error),
+        }
+    }
+}
+
 async fn store(api: &Api, upload: Upload, config: &FunctionConfig) -> Result<CodeHash, Problem> {
     let broken =
         |error: &dyn std::fmt::Display| Problem::internal("the code was not stored", error);
     let _turn = api.code_jobs.acquire().await.map_err(|error| broken(&error))?;
     // Without its runtime the function is refused a little later.
     let ending = api.catalog.get(&config.runtime).and_then(|image| image.extension);
-    let handler = pack::program_path(config.mode, &config.handler, ending.as_deref());
-    let archive = tokio::task::spawn_blocking(move || match upload {
-        Upload::Inline(text) => canonicalise(&text, UploadKind::Inline { handler: &handler }),
-        Upload::Archive(bytes) => canonicalise(&bytes, UploadKind::Archive),
+    let config = config.clone();
+    let archive = tokio::task::spawn_blocking(move || -> Result<Vec<u8>, Problem> {
+        let program = pack::program_path(config.mode, &config.handler, ending.as_deref());
+        let inline = UploadKind::Inline { handler: &program };
+        let archive = match upload {
+            Upload::Inline(text) => canonicalise(&text, inline)?,
+            Upload::Archive(bytes) => canonicalise(&bytes, UploadKind::Archive)?,
+        };
+        handler::check(&config, &archive)?;
+        Ok(archive)
     });
     let archive = archive.await.map_err(|error| broken(&error))??;
     api.blobs.put(archive.into()).await.map_err(|error| broken(&error))

@@ -18,8 +18,9 @@ use chrono::Utc;
 use nova_domain::{
     EnvValue, Function, FunctionConfig, FunctionName, InvalidField, RuntimeId, SecretName,
 };
-use nova_store::{StoreError, VaultError};
+use nova_store::{Page, PageRequest, StoreError, VaultError};
 use nova_vm::images::code::UPLOAD_MAX_BYTES;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -94,16 +95,34 @@ pub async fn list(
     request: Request,
 ) -> Result<Json<Paged<FunctionView>>, Problem> {
     let page = query::<PageQuery>(request.uri())?.page()?;
-    let found = api.store.functions(&page).await?;
-    Ok(Json(Paged {
-        items: found
-            .items
-            .into_iter()
-            .filter(|function| caller.may_use(&function.name))
-            .map(FunctionView::from)
-            .collect(),
-        next_cursor: found.next_cursor,
-    }))
+    let found = match caller.limited_to() {
+        Some(names) => those_of(&api, names, &page).await?,
+        None => api.store.functions(&page).await?,
+    };
+    let items = found.items.into_iter().map(FunctionView::from).collect();
+    Ok(Json(Paged { items, next_cursor: found.next_cursor }))
+}
+
+/// A page of the functions that have these names. The other functions are not even looked at: a cursor
+/// made of all of them would tell their names.
+async fn those_of(
+    api: &Api,
+    names: &[FunctionName],
+    page: &PageRequest,
+) -> Result<Page<Function>, Problem> {
+    let after = page.cursor.as_deref();
+    let names: BTreeMap<&str, &FunctionName> =
+        names.iter().map(|name| (name.as_str(), name)).collect();
+    let mut items: Vec<Function> = Vec::new();
+    for (_, name) in names.into_iter().filter(|(name, _)| after.is_none_or(|after| *name > after)) {
+        let Some(function) = api.store.function(name).await? else { continue };
+        if items.len() == page.limit as usize {
+            let next_cursor = items.last().map(|last| last.name.to_string());
+            return Ok(Page { items, next_cursor });
+        }
+        items.push(function);
+    }
+    Ok(Page { items, next_cursor: None })
 }
 
 /// `GET /functions/{name}`
@@ -189,6 +208,12 @@ pub async fn change(
             return Ok(before);
         }
         check_references(api, name, &after.config).await?;
+        let starts = |function: &Function| {
+            (function.config.mode, function.config.handler.clone(), function.code_hash.clone())
+        };
+        if starts(&after) != starts(&before) {
+            code::check_handler(api, &after.config, &after.code_hash).await?;
+        }
         after.revision += 1;
         if after.revision_hash() != before.revision_hash() {
             after.version += 1;

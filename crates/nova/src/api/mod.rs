@@ -12,6 +12,7 @@ mod code;
 mod code_list;
 mod function_body;
 mod functions;
+mod handler;
 mod health;
 mod host_header;
 mod invocations;

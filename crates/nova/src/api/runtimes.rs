@@ -13,20 +13,19 @@ use nova_vm::images::{Manifest, shipped_manifests};
 use serde::Serialize;
 use std::sync::Arc;
 
-/// Names that people give to a runtime and the one that it has.
+/// Names that people give to a runtime, beside its aliases, and the one that it has.
 const OTHER_NAMES: &[(&str, &str)] = &[
     ("javascript", "node"),
     ("js", "node"),
-    ("nodejs", "node"),
-    ("typescript", "node"),
+    ("ts", "typescript"),
     ("py", "python"),
     ("python2", "python"),
-    ("c", "base"),
-    ("cpp", "base"),
-    ("go", "base"),
+    ("rb", "ruby"),
+    ("csharp", "dotnet"),
+    ("lisp", "sbcl"),
+    ("shell", "bash"),
+    ("sh", "bash"),
     ("golang", "base"),
-    ("rust", "base"),
-    ("zig", "base"),
     ("binary", "base"),
     ("static", "base"),
 ];
@@ -112,18 +111,19 @@ fn fits(image: &RuntimeImage, config: &FunctionConfig) -> Result<(), InvalidFiel
 }
 
 fn not_installed(installed: &[RuntimeImage], id: &RuntimeId) -> Problem {
-    let shipped: Vec<RuntimeId> = shipped_manifests()
-        .map(|manifests| manifests.into_iter().map(|manifest| manifest.id).collect())
-        .unwrap_or_default();
+    let shipped = shipped_manifests().unwrap_or_default();
     let here: Vec<&str> = installed.iter().map(|image| image.id.as_str()).collect();
-    let known = || here.iter().copied().chain(shipped.iter().map(RuntimeId::as_str));
+    let known = || here.iter().copied().chain(shipped.iter().map(|manifest| manifest.id.as_str()));
     let text = id.as_str().to_ascii_lowercase();
+    let named = |id: &RuntimeId| id.as_str() == text;
+    let exact = shipped
+        .iter()
+        .find(|manifest| named(&manifest.id) || manifest.aliases.iter().any(named))
+        .map(|manifest| manifest.id.as_str());
     let other = OTHER_NAMES.iter().find(|(name, _)| *name == text).map(|(_, id)| *id);
-    let exact = known().find(|known| *known == text);
-    let meant = exact.or(other).or_else(|| nearest(&text, known()));
-    let hint = match meant {
-        Some(meant) if meant == id.as_str() => format!("install it with `nova runtime add {id}`"),
+    let hint = match exact.or(other).or_else(|| nearest(&text, known())) {
         Some(meant) if here.contains(&meant) => format!("did you mean `{meant}`?"),
+        Some(meant) if exact.is_some() => format!("install it with `nova runtime add {meant}`"),
         Some(meant) => {
             format!("did you mean `{meant}`? Install that with `nova runtime add {meant}`")
         }

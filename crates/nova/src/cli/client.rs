@@ -42,14 +42,19 @@ pub enum ClientError {
     /// No key, or a wrong one.
     #[error(
         "{detail}; set NOVA_API_KEY, or name the daemon's data directory with --data-dir \
-         (its admin.key is used where this user may read it)"
+         (its admin.key is used where this user may read it) [{code}]"
     )]
     Unauthenticated {
+        /// The stable code.
+        code: String,
         /// What the daemon said.
         detail: String,
     },
     /// The daemon refused.
-    #[error("{detail} [{code}]{}", request_id.as_ref().map(|id| format!(" request {id}")).unwrap_or_default())]
+    #[error(
+        "{detail}{} [{code}]",
+        request_id.as_ref().map(|id| format!(" (request {id})")).unwrap_or_default()
+    )]
     Refused {
         /// The stable code.
         code: String,
@@ -181,7 +186,8 @@ impl Client {
         let bytes = response.bytes().await.map_err(|error| self.broken(&error))?;
         match serde_json::from_slice::<ProblemBody>(&bytes) {
             Ok(problem) if status == StatusCode::UNAUTHORIZED => {
-                Err(ClientError::Unauthenticated { detail: problem.detail })
+                let ProblemBody { code, detail, .. } = problem;
+                Err(ClientError::Unauthenticated { code, detail })
             }
             Ok(ProblemBody { code, detail, request_id }) => {
                 Err(ClientError::Refused { code, detail, request_id })

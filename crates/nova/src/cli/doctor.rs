@@ -88,7 +88,7 @@ async fn daemon_health(data_dir: &Path) -> Finding {
     const CHECK: &str = "daemon";
     let url = announced_url(data_dir).and_then(|url| Url::parse(&url).ok());
     let Some(url) = url else {
-        return found(CHECK, Status::Ok, "none has run in this data directory yet".into(), None);
+        return found(CHECK, Status::Ok, "none runs from this data directory".into(), None);
     };
     let Ok(client) = Client::new(url.clone(), None) else {
         return found(

@@ -3,7 +3,7 @@ use crate::pack;
 use anyhow::Context;
 use base64::Engine;
 use clap::{Args, ValueEnum};
-use nova_domain::Mode;
+use nova_domain::{FunctionConfig, Mode, RuntimeId};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -124,6 +124,10 @@ impl FunctionArgs {
     pub fn body(self, mode: Mode, handler: &str) -> anyhow::Result<Map<String, Value>> {
         let mut body = Map::new();
         if let Some(path) = &self.code {
+            // Before it becomes a name in an archive, where it would be refused in other words.
+            let mut config = FunctionConfig::new(RuntimeId::parse("base")?);
+            (config.mode, config.handler) = (mode, handler.to_owned());
+            config.validate()?;
             let archive = pack::pack(path, &pack::program_path(mode, handler, pack::ending(path)))
                 .context("the code cannot be packed")?;
             let engine = base64::engine::general_purpose::STANDARD;

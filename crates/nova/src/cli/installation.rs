@@ -4,9 +4,10 @@
 //! new runtime the next time somebody asks for it.
 use super::progress::Shown;
 use super::{SetupArgs, output};
+use anyhow::bail;
 use nova_domain::RuntimeId;
-use nova_vm::images::{Installer, KernelChoice};
-use std::path::Path;
+use nova_vm::images::{InstallError, Installer, KernelChoice};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// `nova runtime add`
@@ -26,11 +27,29 @@ pub async fn add_runtimes(data_dir: &Path, ids: &[String]) -> anyhow::Result<Exi
 /// `nova runtime remove`
 pub async fn remove_runtimes(data_dir: &Path, ids: &[String]) -> anyhow::Result<ExitCode> {
     let installer = Installer::new(data_dir);
+    let shared = std::env::var_os("NOVA_ARTIFACTS").map(PathBuf::from);
     for id in parse(ids)? {
-        installer.remove_runtime(&id).await?;
+        let removed = installer.remove_runtime(&id).await;
+        if let (Err(InstallError::NotInstalled(_)), Some(record)) =
+            (&removed, shared_record(shared.as_deref(), &id))
+        {
+            bail!(
+                "runtime {id} is not in {}: it lies in NOVA_ARTIFACTS, which nova does not change; \
+                 remove {} to be without it",
+                data_dir.display(),
+                record.display()
+            );
+        }
+        removed?;
         eprintln!("removed {id}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The record of a runtime in the artefacts that several daemons share, if it is there.
+fn shared_record(artifacts: Option<&Path>, id: &RuntimeId) -> Option<PathBuf> {
+    let record = artifacts?.join("images").join(format!("{id}.json"));
+    record.is_file().then_some(record)
 }
 
 /// `nova setup`

@@ -108,13 +108,20 @@ fn read_payload(given: &str) -> anyhow::Result<Vec<u8>> {
     } else {
         (given.as_bytes().to_vec(), "the payload".to_owned())
     };
+    if bytes.len() > PAYLOAD_MAX_BYTES {
+        let limit = PAYLOAD_MAX_BYTES / (1024 * 1024);
+        bail!(
+            "{whence} is over the limit of {limit} MiB; send less, or a reference to where the data \
+             is [payload_too_large]"
+        );
+    }
     if let Err(error) = serde_json::from_slice::<&RawValue>(&bytes) {
         bail!("{whence} is not JSON: {error}; give JSON, for example -p '{{\"name\": \"Ada\"}}'");
     }
     Ok(bytes)
 }
 
-/// One byte more than is allowed is enough for the daemon to say so.
+/// One byte more than is allowed is enough to see that it is too much.
 fn read_bounded(source: impl Read) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     source.take(PAYLOAD_MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;

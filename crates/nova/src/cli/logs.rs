@@ -37,11 +37,18 @@ enum LogFormat {
 
 /// `nova logs`
 pub async fn logs(client: &Client, args: LogsArgs) -> anyhow::Result<ExitCode> {
+    let narrowed = args.request_id.is_some() || args.q.is_some();
     let mut query = vec![("tail", args.tail.to_string())];
     query.extend(args.request_id.map(|id| ("request_id", id)));
     query.extend(args.q.map(|text| ("q", text)));
     let mut answer = client.get(&["functions", &args.name, "logs"], &query).await?;
     let items = answer["items"].take();
+    if items.as_array().is_some_and(Vec::is_empty) {
+        match narrowed {
+            true => eprintln!("no log lines of {} match", args.name),
+            false => eprintln!("no log lines of {} yet", args.name),
+        }
+    }
     match args.output {
         LogFormat::Json => output::print_value(&items, Format::Json)?,
         LogFormat::Yaml => output::print_value(&items, Format::Yaml)?,

@@ -217,12 +217,8 @@ mod tests {
     fn a_flag_goes_before_the_environment_and_that_before_the_file() {
         let text = "listen = \"127.0.0.1:1\"\nbackend = \"none\"\nidle_ttl = \"5m\"\nvms_max = 7";
         let mut raw = file("nova.toml", text).unwrap();
-        let environment = |name: &str| match name {
-            "NOVA_LISTEN" => Some("127.0.0.1:2".to_owned()),
-            "NOVA_BACKEND" => Some("container".to_owned()),
-            _ => None,
-        };
-        raw.add_environment(environment);
+        let environment = [("NOVA_LISTEN", "127.0.0.1:2"), ("NOVA_BACKEND", "container")];
+        raw.add_environment(variables(&environment)).unwrap();
         raw.add_flag("listen", Some("127.0.0.1:3".into()));
         let config = Config::new(raw).unwrap();
         assert_eq!(config.listen.port(), 3);
@@ -230,6 +226,32 @@ mod tests {
         assert_eq!(config.idle_ttl, Duration::from_secs(300));
         assert_eq!(config.vms_max, Some(7));
         assert_eq!(config.drain_timeout, DRAIN_TIMEOUT);
+    }
+
+    fn variables(list: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
+        list.iter().map(|(name, text)| (name.to_string(), text.to_string()))
+    }
+
+    #[test]
+    fn a_variable_that_is_almost_a_key_is_refused_and_one_of_another_purpose_is_not() {
+        for slip in ["NOVA_IDEL_TTL", "NOVA_DATADIR", "NOVA_VM_MAX", "NOVA_listen"] {
+            let mut raw = RawConfig::default();
+            let error = raw.add_environment(variables(&[(slip, "1")])).unwrap_err().to_string();
+            assert!(error.contains(slip) && error.contains("did you mean `NOVA_"), "{error}");
+        }
+        let others = [
+            ("NOVA_URL", "x"),
+            ("NOVA_API_KEY", "x"),
+            ("NOVA_CONFIG", "x"),
+            ("NOVA_BIN", "x"),
+            ("NOVA_E2E_BACKEND", "x"),
+            ("NOVA_E2E_AUTO", "x"),
+            ("NOVA_DEBIAN_MIRROR", "x"),
+            ("NOVA_TESTBED_INSIDE", "x"),
+            ("NOVA_LISTEN", ""),
+            ("PATH", "x"),
+        ];
+        RawConfig::default().add_environment(variables(&others)).unwrap();
     }
 
     #[test]

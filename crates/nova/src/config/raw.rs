@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 /// Most bytes of a configuration file.
 const FILE_MAX_BYTES: u64 = 1024 * 1024;
 
+/// Letters that are wrong, missing, too many or swapped in a variable that was meant to be a key.
+const SLIPS_MAX: usize = 2;
+
 /// Every key. In the environment it is written `NOVA_<KEY>`, in capitals.
 pub const KEYS: &[&str] = &[
     "listen",
@@ -72,6 +75,8 @@ pub enum Origin {
     Flag,
     /// In this variable.
     Environment(String),
+    /// In the environment.
+    Variables,
     /// In this file.
     File(PathBuf),
 }
@@ -81,6 +86,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Flag => f.write_str("flag"),
             Self::Environment(variable) => write!(f, "environment variable {variable}"),
+            Self::Variables => f.write_str("the environment"),
             Self::File(path) => write!(f, "file {}", path.display()),
         }
     }
@@ -109,7 +115,10 @@ impl RawConfig {
         if let Some(file) = file {
             raw.add_file(file)?;
         }
-        raw.add_environment(|name| std::env::var(name).ok());
+        let variables = std::env::vars_os();
+        raw.add_environment(variables.filter_map(|(name, text)| {
+            Some((name.into_string().ok()?, text.into_string().ok()?))
+        }))?;
         raw.add_flag("data_dir", data_dir.map(|path| path.display().to_string()));
         Ok(raw)
     }
@@ -136,13 +145,29 @@ impl RawConfig {
     }
 
     /// Adds the variables of the environment that belong to a key; an empty one counts as not set.
-    pub fn add_environment(&mut self, variable: impl Fn(&str) -> Option<String>) {
-        for key in KEYS {
-            let name = format!("NOVA_{}", key.to_ascii_uppercase());
-            if let Some(text) = variable(&name).filter(|text| !text.is_empty()) {
-                self.values.insert(key, (split(&text), Origin::Environment(name)));
+    /// Other variables may begin with `NOVA_` too, but one that is almost a key is a slip.
+    pub fn add_environment(
+        &mut self,
+        variables: impl Iterator<Item = (String, String)>,
+    ) -> Result<(), ConfigError> {
+        for (name, text) in variables {
+            let Some(written) = name.strip_prefix("NOVA_") else { continue };
+            let written = written.to_ascii_lowercase();
+            if let Some(key) = KEYS.iter().find(|key| name[5..] == key.to_ascii_uppercase()) {
+                if !text.is_empty() {
+                    self.values.insert(key, (split(&text), Origin::Environment(name)));
+                }
+                continue;
+            }
+            let near = KEYS.iter().min_by_key(|key| strsim::osa_distance(key, &written));
+            if let Some(near) = near.filter(|key| strsim::osa_distance(key, &written) <= SLIPS_MAX)
+            {
+                let hint = format!("did you mean `NOVA_{}`?", near.to_ascii_uppercase());
+                let (key, origin) = (name, Origin::Variables);
+                return Err(ConfigError::UnknownKey { key, origin, hint });
             }
         }
+        Ok(())
     }
 
     /// Adds a value from the command line, where it was given.

@@ -7,10 +7,16 @@ use crate::images::host_tool::{self, HostTool};
 use crate::images::progress::Progress;
 use crate::images::runtime::CommonRecipe;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::process::Command;
 
 /// Names a mirror to use instead of the host's.
 pub(crate) const MIRROR_VARIABLE: &str = "NOVA_DEBIAN_MIRROR";
+/// For how long package lists are not asked for again: making many images takes minutes, and each request
+/// seconds.
+const LISTS_FRESH: Duration = Duration::from_secs(15 * 60);
+/// Holds the sources that the lists were fetched from; its date says when.
+const LISTS_STAMP: &str = "lists-fetched";
 /// What is taken over from the host's apt configuration: how it reaches the network.
 const NETWORK_SETTINGS: [&str; 5] = [
     "Acquire::http::",
@@ -48,16 +54,32 @@ impl Apt {
             Some(address) => Mirror::at(address),
             None => apt.mirror_of_host().await?,
         };
-        apt.configure(&mirror, recipe).await?;
+        let sources = apt.configure(&mirror, recipe).await?;
+        if apt.has_lists() && apt.are_fresh(&sources) {
+            return Ok(apt);
+        }
         progress.step("reading the package lists");
-        if let Err(error) = apt.fetch(&["update", "--error-on=any"], &apt.directory, progress).await
-        {
-            if !apt.has_lists() {
-                return Err(error);
+        match apt.fetch(&["update", "--error-on=any"], &apt.directory, progress).await {
+            Ok(()) => {
+                let stamp = apt.directory.join(LISTS_STAMP);
+                write_atomically(&stamp, sources.as_bytes(), 0o600)
+                    .map_err(DebianError::cache(&stamp))?;
             }
-            tracing::warn!(%error, "package lists not refreshed: going on with older ones");
+            Err(error) if !apt.has_lists() => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "package lists not refreshed: going on with older ones");
+            }
         }
         Ok(apt)
+    }
+
+    /// Whether the lists were fetched from these sources a moment ago.
+    fn are_fresh(&self, sources: &str) -> bool {
+        let stamp = self.directory.join(LISTS_STAMP);
+        let age = stamp.metadata().and_then(|about| about.modified()).map(|at| at.elapsed());
+        // A date in the future has no age: not fresh.
+        let recent = age.is_ok_and(|age| age.is_ok_and(|age| age < LISTS_FRESH));
+        recent && std::fs::read_to_string(&stamp).is_ok_and(|fetched| fetched == sources)
     }
 
     /// The packages that installing these takes, with all they depend on.
@@ -151,7 +173,12 @@ impl Apt {
             .ok_or(DebianError::NoMirror { variable: MIRROR_VARIABLE })
     }
 
-    async fn configure(&self, mirror: &Mirror, recipe: &CommonRecipe) -> Result<(), DebianError> {
+    /// Writes the configuration and returns the sources in it.
+    async fn configure(
+        &self,
+        mirror: &Mirror,
+        recipe: &CommonRecipe,
+    ) -> Result<String, DebianError> {
         let settings = HostTool::find("apt-config", "apt")?.run(["dump", "Acquire"]).await?;
         let configuration = self.configuration(&String::from_utf8_lossy(&settings));
         let sources = mirror.sources_list(&recipe.suite, &recipe.components, &recipe.keyring);
@@ -166,7 +193,7 @@ impl Apt {
             let path = self.directory.join(name);
             write_atomically(&path, text.as_bytes(), 0o600).map_err(DebianError::cache(&path))?;
         }
-        Ok(())
+        Ok(sources)
     }
 
     fn configuration(&self, host: &str) -> String {

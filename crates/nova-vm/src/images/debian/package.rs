@@ -28,7 +28,8 @@ impl Package {
     pub(crate) fn upstream_version(&self) -> &str {
         let version = self.version.split_once(':').map_or(&*self.version, |(_, rest)| rest);
         let version = version.rsplit_once('-').map_or(version, |(upstream, _)| upstream);
-        version.split(['+', '~']).next().unwrap_or(version)
+        let version = version.split(['+', '~']).next().unwrap_or(version);
+        version.strip_suffix(".dfsg").unwrap_or(version)
     }
 }
 
@@ -95,6 +96,7 @@ mod tests {
             ("18.20.4+dfsg-1~deb12u3", "18.20.4"),
             ("2:5.4.4-3+deb12u1", "5.4.4"),
             ("2022.12", "2022.12"),
+            ("1.14.0.dfsg-2", "1.14.0"),
         ];
         for (version, upstream) in versions {
             let package = Package {

@@ -1,4 +1,5 @@
 //! `nova runtime add` and `remove`: the image of one runtime.
+use super::archives;
 use super::tree::Tree;
 use super::{InstallError, Installer};
 use crate::images::debian::{Apt, Package};
@@ -7,8 +8,8 @@ use crate::images::files::{sha256_of, write_atomically};
 use crate::images::host_tool::HostTool;
 use crate::images::progress::Progress;
 use crate::images::runtime::{
-    CommonRecipe, Manifest, RuntimeRecord, common_recipe, folder_text, read_record, recipe_texts,
-    shipped_manifests,
+    CommonRecipe, ImageRecipe, Manifest, ManifestError, RuntimeRecord, common_recipe, folder_text,
+    read_record, recipe_texts, shipped_manifests,
 };
 use nova_domain::{RuntimeId, RuntimeImage};
 use sha2::{Digest, Sha256};
@@ -42,17 +43,20 @@ impl Installer {
         if let Some(installed) = self.installed(&manifest.id, &recipe) {
             return Ok(installed);
         }
-        let common = common_recipe()?;
-        let apt = self.apt(progress).await?;
-        let packages = choose_packages(&apt, &common, &manifest).await?;
-        let files = apt.download(&packages, progress).await?;
         let workshop = self.workshop()?;
-        let tree =
-            build_tree(workshop.path().join("tree"), &files, &common, &manifest, progress).await?;
+        let root = workshop.path().join("tree");
+        let folder = manifest.id.as_str();
+        let (tree, packages) = self.make_tree(folder, &manifest.image, root, progress).await?;
+        let version =
+            version_of(&manifest.version_of, &manifest.image, &packages).ok_or_else(|| {
+                let problem =
+                    format!("version_of = `{}` is none of its packages", manifest.version_of);
+                ManifestError { path: format!("{folder}/manifest.toml"), problem }
+            })?;
         progress.step("writing the image");
         let image = workshop.path().join("image");
         erofs::write(tree.root(), &image, Compression::Lz4hc).await?;
-        let record = self.publish(&manifest, recipe, &packages, &image).await?;
+        let record = self.publish(&manifest, version, recipe, &packages, &image).await?;
         // A tree of ten thousand files takes a moment to remove: not on this thread.
         tokio::task::spawn_blocking(move || drop(workshop)).await.map_err(InstallError::task)?;
         drop(lock);
@@ -90,6 +94,7 @@ impl Installer {
     async fn publish(
         &self,
         manifest: &Manifest,
+        version: String,
         recipe: String,
         packages: &[Package],
         image: &Path,
@@ -110,14 +115,10 @@ impl Installer {
         let named = self.image_path(&digest);
         std::fs::rename(image, &named).map_err(InstallError::file(&named))?;
         let previous = read_record(&self.record_path(&manifest.id)).ok();
-        let versioned = packages.iter().find(|package| package.name == manifest.version_of);
         let record = RuntimeRecord {
             image: RuntimeImage {
                 id: manifest.id.clone(),
-                version: versioned
-                    .map(|package| package.upstream_version())
-                    .unwrap_or_default()
-                    .into(),
+                version,
                 digest,
                 size,
                 commands: manifest
@@ -131,7 +132,7 @@ impl Installer {
             },
             aliases: manifest.aliases.clone(),
             recipe,
-            packages: packages.iter().map(Package::pinned).collect(),
+            packages: contents(packages, &manifest.image),
         };
         let path = self.record_path(&manifest.id);
         let text = serde_json::to_vec_pretty(&record)
@@ -179,59 +180,82 @@ fn recipe_hash(manifest: &Manifest) -> Result<String, InstallError> {
     Ok(hex::encode(hasher.finalize()))
 }
 
+/// The version of the package that gives a language its own.
+fn version_of(name: &str, image: &ImageRecipe, packages: &[Package]) -> Option<String> {
+    let package = packages.iter().find(|package| package.name == name);
+    let archive = image.archives.iter().find(|archive| archive.package == name);
+    let version = package.map(Package::upstream_version);
+    version.or(archive.map(|archive| &*archive.version)).map(str::to_owned)
+}
+
+/// Everything that was unpacked into an image, `name=version`.
+fn contents(packages: &[Package], image: &ImageRecipe) -> Vec<String> {
+    let archives = image.archives.iter().map(|archive| archive.pinned());
+    packages.iter().map(Package::pinned).chain(archives).collect()
+}
+
+impl Installer {
+    /// Unpacks all that a recipe names into the new directory `root`. Only with the lock.
+    pub(super) async fn make_tree(
+        &self,
+        folder: &str,
+        recipe: &ImageRecipe,
+        root: PathBuf,
+        progress: &dyn Progress,
+    ) -> Result<(Tree, Vec<Package>), InstallError> {
+        let common = common_recipe()?;
+        let apt = self.apt(progress).await?;
+        let packages = choose_packages(&apt, &common, recipe).await?;
+        let files = apt.download(&packages, progress).await?;
+        let mut fetched = Vec::new();
+        for archive in &recipe.archives {
+            fetched.push((archive.clone(), self.fetch_archive(archive, progress).await?));
+        }
+        let tree = Tree::new(root.clone()).map_err(InstallError::file(&root))?;
+        progress.step(&format!("unpacking {} packages", files.len() + fetched.len()));
+        for (number, file) in files.iter().enumerate() {
+            progress.percent(100.0 * number as f32 / files.len() as f32);
+            tree.unpack(file).await?;
+        }
+        let mut texts = Vec::new();
+        for (path, source) in &recipe.files {
+            texts.push((path.clone(), folder_text(folder, source)?));
+        }
+        let (made, completed) = (tree.clone(), recipe.clone());
+        let complete = move || {
+            for (archive, file) in &fetched {
+                archives::take_files(&made, archive, file)?;
+            }
+            let written =
+                made.write_texts(&texts).and_then(|()| made.complete(&common, &completed));
+            written.map_err(InstallError::file(made.root()))
+        };
+        tokio::task::spawn_blocking(complete).await.map_err(InstallError::task)??;
+        for step in &recipe.steps {
+            progress.step(&format!("running {}", step.command.first().map_or("", String::as_str)));
+            tree.run(step).await?;
+        }
+        let normalised = tree.clone();
+        let normalise = move || normalised.normalise_modes();
+        let done = tokio::task::spawn_blocking(normalise).await.map_err(InstallError::task)?;
+        done.map_err(InstallError::file(&root))?;
+        Ok((tree, packages))
+    }
+}
+
 /// The language's packages with their dependencies, and those that all images have, without.
 async fn choose_packages(
     apt: &Apt,
     common: &CommonRecipe,
-    manifest: &Manifest,
+    recipe: &ImageRecipe,
 ) -> Result<Vec<Package>, InstallError> {
-    let wanted = &manifest.image.packages;
+    let wanted = &recipe.packages;
     let mut packages = apt.resolve(wanted).await?;
-    packages
-        .retain(|package| !common.omit.contains(&package.name) || wanted.contains(&package.name));
+    let omitted = |name: &String| common.omit.contains(name) || recipe.omit.contains(name);
+    packages.retain(|package| !omitted(&package.name) || wanted.contains(&package.name));
     let missing = |name: &&String| !packages.iter().any(|package| package.name == **name);
     let added: Vec<String> = common.packages.iter().filter(missing).cloned().collect();
     packages.extend(apt.describe(&added).await?);
     packages.sort_by(|a, b| a.name.cmp(&b.name));
-    if !packages.iter().any(|package| package.name == manifest.version_of) {
-        let problem = format!("version_of = `{}` is none of its packages", manifest.version_of);
-        let folder = manifest.id.to_string();
-        return Err(crate::images::runtime::ManifestError { folder, problem }.into());
-    }
     Ok(packages)
-}
-
-async fn build_tree(
-    root: PathBuf,
-    files: &[PathBuf],
-    common: &CommonRecipe,
-    manifest: &Manifest,
-    progress: &dyn Progress,
-) -> Result<Tree, InstallError> {
-    progress.step(&format!("unpacking {} packages", files.len()));
-    let tree = Tree::new(root.clone()).map_err(InstallError::file(&root))?;
-    for (number, file) in files.iter().enumerate() {
-        progress.percent(100.0 * number as f32 / files.len() as f32);
-        tree.unpack(file).await?;
-    }
-    let mut texts = Vec::new();
-    for (path, source) in &manifest.image.files {
-        texts.push((path.clone(), folder_text(manifest.id.as_str(), source)?));
-    }
-    let (completed, common, recipe) = (tree.clone(), common.clone(), manifest.image.clone());
-    let complete = move || {
-        completed.complete(&common, &recipe)?;
-        completed.write_texts(&texts)
-    };
-    let done = tokio::task::spawn_blocking(complete).await.map_err(InstallError::task)?;
-    done.map_err(InstallError::file(&root))?;
-    for step in &manifest.image.steps {
-        progress.step(&format!("running {}", step.command.first().map_or("", String::as_str)));
-        tree.run(step).await?;
-    }
-    let normalised = tree.clone();
-    let normalise = move || normalised.normalise_modes();
-    let done = tokio::task::spawn_blocking(normalise).await.map_err(InstallError::task)?;
-    done.map_err(InstallError::file(&root))?;
-    Ok(tree)
 }

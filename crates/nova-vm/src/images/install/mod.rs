@@ -1,18 +1,21 @@
 //! Makes the host's artefacts: runtime images, the guest kernel, Firecracker.
 //!
 //! ```text
-//! manifest ─▶ packages ─▶ tree ─▶ EROFS ─▶ SHA-256 ─▶ images/<digest>.erofs + images/<id>.json
-//!             (cached)    (temporary)       (renamed into place: whole or not there)
+//! manifest ─▶ packages, archives ─▶ tree ─▶ EROFS ─▶ SHA-256 ─▶ images/<digest>.erofs + images/<id>.json
+//!                   (cached)     (temporary)        (renamed into place: whole or not there)
 //! ```
 //! One installation runs at a time per data directory, held by a lock file. What an interrupted one
 //! left half made is removed by the next; what it had downloaded is used.
+mod archives;
 mod error;
 mod firecracker;
 mod firecracker_sources;
 mod image;
+mod java_keystore;
 mod kernel;
 mod lock;
 mod pins;
+mod toolchain;
 mod tree;
 
 pub use error::InstallError;
@@ -91,7 +94,13 @@ impl Installer {
         for directory in ["", "images", "kernel", "bin"].map(|name| self.artifacts.join(name)) {
             remove_prefixed(&directory, MAKING_PREFIX).map_err(InstallError::file(&directory))?;
         }
-        Ok(())
+        let archives = self.cache.join("archives");
+        match remove_prefixed(&archives, MAKING_PREFIX) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(InstallError::file(&archives)(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn lock_path(&self) -> PathBuf {

@@ -1,12 +1,13 @@
 //! The root directory of a guest, put together from unpacked packages and what their maintainer scripts
 //! would have written.
-use super::InstallError;
+use super::{InstallError, java_keystore};
 use crate::images::host_tool::{self, HostTool};
 use crate::images::runtime::{CommonRecipe, ImageRecipe, Step};
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::{io, process::Stdio};
+use std::process::Stdio;
 use walkdir::WalkDir;
 
 /// Debian's merged /usr: these are links before the first package is unpacked.
@@ -54,6 +55,8 @@ const LINKS: [(&str, &str); 4] = [
 ];
 const CERTIFICATES: &str = "usr/share/ca-certificates/mozilla";
 const CERTIFICATE_BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
+/// The directory that the package ca-certificates-java brings empty.
+const JAVA_CERTIFICATES: &str = "etc/ssl/certs/java";
 
 /// An unpacked image that is being worked on.
 #[derive(Debug, Clone)]
@@ -105,9 +108,38 @@ impl Tree {
         Ok(())
     }
 
+    /// Makes a new file at an absolute path of the image. One that is there is not replaced, and no link
+    /// on the way is followed: it could lead out of the tree.
+    pub(super) fn create(&self, path: &str, is_program: bool) -> io::Result<File> {
+        let mut place = self.root.clone();
+        let mut parts = path.trim_start_matches('/').split('/').peekable();
+        while let Some(part) = parts.next() {
+            place.push(part);
+            if parts.peek().is_none() {
+                break;
+            }
+            match fs::symlink_metadata(&place) {
+                Ok(about) if about.is_dir() => {}
+                Ok(_) => return Err(io::Error::other(format!("{path}: {part} is no directory"))),
+                Err(_) => fs::create_dir(&place)?,
+            }
+        }
+        let mode = if is_program { 0o755 } else { 0o644 };
+        let file = File::options().write(true).create_new(true).mode(mode).open(&place);
+        file.map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
+    }
+
+    /// Writes texts at absolute paths of the image.
+    pub(super) fn write_texts(&self, texts: &[(String, String)]) -> io::Result<()> {
+        for (path, text) in texts {
+            self.create(path, text.starts_with("#!"))?.write_all(text.as_bytes())?;
+        }
+        Ok(())
+    }
+
     /// Writes what no package brings, and removes what no function needs.
     pub(super) fn complete(&self, common: &CommonRecipe, image: &ImageRecipe) -> io::Result<()> {
-        for path in &common.prune {
+        for path in common.prune.iter().chain(&image.prune) {
             remove(&self.root.join(path))?;
         }
         self.prune_documentation()?;
@@ -124,18 +156,6 @@ impl Tree {
         let fixed = LINKS.iter().map(|(path, to)| ((*path).to_owned(), *to));
         for (path, target) in links.chain(fixed).chain(busybox) {
             self.link(&path, target)?;
-        }
-        Ok(())
-    }
-
-    /// Writes texts at absolute paths of the image.
-    pub(super) fn write_texts(&self, texts: &[(String, String)]) -> io::Result<()> {
-        for (path, text) in texts {
-            let path = self.root.join(path.trim_start_matches('/'));
-            if let Some(parent) = path.parent() {
-                fs::create_dir_all(parent)?;
-            }
-            fs::write(path, text)?;
         }
         Ok(())
     }
@@ -186,6 +206,10 @@ impl Tree {
         for file in files {
             bundle.extend(fs::read(file)?);
         }
+        if self.root.join(JAVA_CERTIFICATES).is_dir() {
+            let keystore = java_keystore::from_pem(&bundle)?;
+            fs::write(self.root.join(JAVA_CERTIFICATES).join("cacerts"), keystore)?;
+        }
         fs::write(self.root.join(CERTIFICATE_BUNDLE), bundle)?;
         self.link("usr/lib/ssl/cert.pem", "/etc/ssl/certs/ca-certificates.crt")
     }
@@ -223,7 +247,12 @@ impl Tree {
 }
 
 fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(about) if about.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

@@ -7,14 +7,11 @@
 //! aliases = ["python3.11"]               # other ids that functions may name
 //! memory_min_mb = 64
 //! extension = "py"                       # how people name a file of it
+//! snapshot = "booted"                    # or "initialised"; see [`SnapshotTemplate`]
 //!
-//! [image]
-//! packages = ["python3-minimal"]         # Debian's; what they depend on comes along
-//! links = { "/usr/bin/python" = "python3" }
-//! files = { "/var/runtime/bootstrap.py" = "bootstrap/bootstrap.py" }   # from the runtime's folder
-//! [[image.steps]]                        # programs of the image itself, run once over its files
-//! command = ["/usr/bin/python3.11", "-m", "compileall", "{tree}/usr/lib"]
-//! env = { PYTHONHOME = "{tree}/usr" }
+//! [image]                                # see [`ImageRecipe`]'s module, `recipe`
+//! packages = ["python3-minimal"]
+//! files = { "/var/runtime/bootstrap.py" = "bootstrap/bootstrap.py" }
 //!
 //! [modes.process]
 //! command = ["/usr/bin/python3", "/code/{handler}", "{input}"]
@@ -24,6 +21,7 @@
 //! PYTHONDONTWRITEBYTECODE = "1"
 //! ```
 //! Beside it lies `examples/<mode>/` with a `handler` for each mode, as a person would write it.
+use super::recipe::{ImageRecipe, check_variables};
 use nova_domain::{Mode, RuntimeId};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -36,8 +34,6 @@ const HANDLER: &str = "{handler}";
 const INPUT: &str = "{input}";
 /// Most bytes of a file name's extension.
 const EXTENSION_MAX_BYTES: usize = 8;
-/// What stands for the image's directory in a step.
-const TREE: &str = "{tree}";
 
 /// A language: how its image is made and its programs are started.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -57,6 +53,9 @@ pub struct Manifest {
     /// The extension of its files, without the dot; absent where programs have none.
     #[serde(default)]
     pub extension: Option<String>,
+    /// The kind of snapshot template that its guests may be restored from.
+    #[serde(default)]
+    pub snapshot: SnapshotTemplate,
     pub(crate) image: ImageRecipe,
     /// How it is started in each mode it has.
     pub modes: BTreeMap<Mode, ModeRecipe>,
@@ -73,40 +72,24 @@ pub struct ModeRecipe {
     pub command: Vec<String>,
 }
 
-/// What a language's image contains besides what all images do.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ImageRecipe {
-    /// Debian packages, installed with what they depend on.
-    pub packages: Vec<String>,
-    /// Symbolic links to make, by absolute path, unless a package brings a file of that name.
-    #[serde(default)]
-    pub links: BTreeMap<String, String>,
-    /// Texts of the runtime's folder (`/node/x` is in node's), by their absolute path in the image.
-    #[serde(default)]
-    pub files: BTreeMap<String, String>,
-    /// Programs of the image, run one after the other when all files are there.
-    #[serde(default)]
-    pub steps: Vec<Step>,
-}
-
-/// A program of the image that is run while the image is made, on the host, by the image's own loader.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Step {
-    /// Program (by its path in the image) and arguments; `{tree}` stands for where the image lies.
-    pub command: Vec<String>,
-    /// All of its environment.
-    #[serde(default)]
-    pub env: BTreeMap<String, String>,
+/// What a snapshot may hold of a guest that many guests are restored from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SnapshotTemplate {
+    /// Kernel and agent, the language not started: always safe, as each guest starts its own process.
+    #[default]
+    Booted,
+    /// The language started and the handler loaded: only where a test proves that no two clones draw the
+    /// same random numbers.
+    Initialised,
 }
 
 /// What is wrong with a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("runtimes/{folder}/manifest.toml: {problem}")]
+#[error("runtimes/{path}: {problem}")]
 pub struct ManifestError {
-    /// The folder it is in.
-    pub folder: String,
+    /// The file, below `runtimes/`.
+    pub path: String,
     /// What is wrong and what would be right.
     pub problem: String,
 }
@@ -114,7 +97,7 @@ pub struct ManifestError {
 impl Manifest {
     /// Reads and checks a manifest found in `folder`.
     pub fn parse(folder: &str, text: &str) -> Result<Self, ManifestError> {
-        let error = |problem| ManifestError { folder: folder.to_owned(), problem };
+        let error = |problem| ManifestError { path: format!("{folder}/manifest.toml"), problem };
         let manifest: Self =
             toml::from_str(text).map_err(|problem| error(problem.to_string().trim().to_owned()))?;
         manifest.check(folder).map_err(error)?;
@@ -135,54 +118,14 @@ impl Manifest {
         for (mode, recipe) in &self.modes {
             check_command(*mode, &recipe.command)?;
         }
-        if self.image.packages.is_empty() {
-            return Err("image.packages is empty; name the packages with the interpreter".into());
-        }
-        for package in self.image.packages.iter().chain([&self.version_of]) {
-            check_package(package)?;
-        }
-        for (path, target) in &self.image.links {
-            if !is_plain_path(path) || target.is_empty() || target.contains("..") {
-                return Err(format!(
-                    "image.links: `{path}` = `{target}`; give an absolute path and a target \
-                     without `..`"
-                ));
-            }
-        }
-        for (path, source) in &self.image.files {
-            let below = source.strip_prefix('/').unwrap_or(source);
-            if !is_plain_path(path) || !is_plain_path(&format!("/{below}")) {
-                return Err(format!(
-                    "image.files: `{path}` = `{source}`; give an absolute path and a file of the \
-                     manifest's folder"
-                ));
-            }
-        }
         if let Some(extension) = &self.extension {
             let plain = extension.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
             if extension.is_empty() || extension.len() > EXTENSION_MAX_BYTES || !plain {
                 return Err(format!("extension is `{extension}`; write it like `py`"));
             }
         }
-        for step in &self.image.steps {
-            if !step.command.first().is_some_and(|program| is_plain_path(program)) {
-                return Err("image.steps: a command starts with a program's absolute path".into());
-            }
-        }
-        for name in self.env.keys().chain(self.image.steps.iter().flat_map(|step| step.env.keys()))
-        {
-            if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-                return Err(format!("env: `{name}` is not a variable's name"));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Step {
-    /// `text` with `{tree}` replaced.
-    pub(crate) fn expand(text: &str, tree: &std::path::Path) -> String {
-        text.replace(TREE, &tree.display().to_string())
+        self.image.check()?;
+        check_variables(self.env.keys())
     }
 }
 
@@ -219,20 +162,14 @@ fn check_command(mode: Mode, command: &[String]) -> Result<(), String> {
     }
 }
 
-fn is_plain_path(path: &str) -> bool {
-    path.strip_prefix('/').is_some_and(|path| {
-        path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
-    })
+/// An absolute path that means what it says.
+pub(crate) fn is_plain_path(path: &str) -> bool {
+    path.strip_prefix('/').is_some_and(is_relative_path)
 }
 
-/// Debian's rule for names; also keeps a name from being taken for an option.
-fn check_package(name: &str) -> Result<(), String> {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b);
-    let starts = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-    if starts && name.len() > 1 && name.bytes().all(allowed) {
-        return Ok(());
-    }
-    Err(format!("`{name}` is not the name of a Debian package"))
+/// A path below some directory.
+pub(crate) fn is_relative_path(path: &str) -> bool {
+    path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
 }
 
 #[cfg(test)]
@@ -280,6 +217,11 @@ mod tests {
             ("modes.process", "modes.batch", "unknown variant `batch`"),
             ("\"/usr/bin/lua\" =", "\"/usr/../lua\" =", "image.links"),
             ("LUA_INIT", "\"LUA=INIT\"", "not a variable's name"),
+            ("memory_min_mb", "snapshot = \"warm\"\nmemory_min_mb", "unknown variant `warm`"),
+            ("memory_min_mb", "extension = \".lua\"\nmemory_min_mb", "write it like `py`"),
+            ("links", "prune = [\"/usr\"]\nlinks", "without the leading `/`"),
+            ("links", "files = { \"etc/x\" = \"x\" }\nlinks", "an absolute path in the image"),
+            ("links", "files = { \"/etc/x\" = \"../x\" }\nlinks", "below the runtime's folder"),
         ];
         for (good, bad, explanation) in cases {
             let text = GOOD.replacen(good, bad, 1);

@@ -1,13 +1,18 @@
 //! Runtimes: what a language needs (its manifest), what is installed (the catalog).
 mod catalog;
 mod manifest;
+mod recipe;
 mod record;
 mod shipped;
+mod toolchain;
 
 pub use catalog::RuntimeCatalog;
 pub(crate) use catalog::read_record;
-pub(crate) use manifest::{ImageRecipe, Step};
-pub use manifest::{Manifest, ManifestError, ModeRecipe};
+pub use manifest::{Manifest, ManifestError, ModeRecipe, SnapshotTemplate};
+pub(crate) use recipe::{ArchiveRecipe, ArchiveRegistry, ImageRecipe, Step};
 pub use record::RuntimeRecord;
-pub(crate) use shipped::{CommonRecipe, common_recipe, folder_text, recipe_texts};
-pub use shipped::{Example, shipped_manifests};
+pub use shipped::shipped_manifests;
+pub(crate) use shipped::{
+    CommonRecipe, common_recipe, folder_text, recipe_texts, shipped_toolchain,
+};
+pub use toolchain::Toolchain;

@@ -1,5 +1,6 @@
 //! The runtimes that are part of this build, embedded: the binary is enough by itself.
 use super::manifest::{Manifest, ManifestError};
+use super::toolchain::Toolchain;
 use nova_domain::Mode;
 use rust_embed::RustEmbed;
 use serde::Deserialize;
@@ -7,15 +8,6 @@ use serde::Deserialize;
 #[derive(RustEmbed)]
 #[folder = "../../runtimes"]
 struct Files;
-
-/// A handler as a person would write it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Example {
-    /// The mode it is written for.
-    pub mode: Mode,
-    /// Its text.
-    pub handler: String,
-}
 
 /// What all images have in common; `runtimes/debian.toml` explains the fields.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -38,50 +30,52 @@ pub fn shipped_manifests() -> Result<Vec<Manifest>, ManifestError> {
     folders.sort();
     folders
         .iter()
-        .map(|folder| Manifest::parse(folder, &text(folder, &format!("{folder}/manifest.toml"))?))
+        .map(|folder| Manifest::parse(folder, &text(&format!("{folder}/manifest.toml"))?))
         .collect()
+}
+
+/// The compiler for a language that is compiled, named like its folder.
+pub(crate) fn shipped_toolchain(folder: &str) -> Result<Toolchain, ManifestError> {
+    Toolchain::parse(folder, &text(&format!("{folder}/build.toml"))?)
 }
 
 /// The recipe that all images share.
 pub(crate) fn common_recipe() -> Result<CommonRecipe, ManifestError> {
-    let text = text("debian.toml", "debian.toml")?;
+    let text = text("debian.toml")?;
     toml::from_str(&text)
-        .map_err(|error| ManifestError { folder: "debian.toml".into(), problem: error.to_string() })
+        .map_err(|error| ManifestError { path: "debian.toml".into(), problem: error.to_string() })
 }
 
 /// All that a runtime's image is made by: a change of any of it makes another image.
 pub(crate) fn recipe_texts(manifest: &Manifest) -> Result<Vec<String>, ManifestError> {
-    let folder = manifest.id.as_str();
-    let mut texts =
-        vec![text(folder, &format!("{folder}/manifest.toml"))?, text(folder, "debian.toml")?];
+    let folder = &manifest.id;
+    let mut texts = vec![text(&format!("{folder}/manifest.toml"))?, text("debian.toml")?];
     for source in manifest.image.files.values() {
-        texts.push(folder_text(folder, source)?);
+        texts.push(folder_text(folder.as_str(), source)?);
     }
     Ok(texts)
 }
 
-/// A text that lies in a language's folder, or, where its path begins with a slash, in another's: some
-/// languages share a bootstrap.
+/// A text that lies in a language's folder, or, where its path begins with a slash, in another's.
 pub(crate) fn folder_text(folder: &str, path: &str) -> Result<String, ManifestError> {
     match path.strip_prefix('/') {
-        Some(path) => text(folder, path),
-        None => text(folder, &format!("{folder}/{path}")),
+        Some(path) => text(path),
+        None => text(&format!("{folder}/{path}")),
     }
 }
 
 impl Manifest {
-    /// The example for a mode.
-    pub fn example(&self, mode: Mode) -> Result<Example, ManifestError> {
-        let path = format!("{}/examples/{}/handler", self.id, mode.as_str());
-        Ok(Example { mode, handler: text(self.id.as_str(), &path)? })
+    /// The example for a mode: a handler as a person would write it. A compiled language has its source
+    /// there instead, under names of its own.
+    pub fn example(&self, mode: Mode) -> Result<String, ManifestError> {
+        folder_text(self.id.as_str(), &format!("examples/{}/handler", mode.as_str()))
     }
 }
 
-fn text(folder: &str, path: &str) -> Result<String, ManifestError> {
-    let error = |problem: String| ManifestError { folder: folder.to_owned(), problem };
-    let file = Files::get(path).ok_or_else(|| error(format!("runtimes/{path} is missing")))?;
-    String::from_utf8(file.data.into_owned())
-        .map_err(|_| error(format!("runtimes/{path} is not UTF-8")))
+fn text(path: &str) -> Result<String, ManifestError> {
+    let error = |problem: &str| ManifestError { path: path.into(), problem: problem.into() };
+    let file = Files::get(path).ok_or_else(|| error("it is missing"))?;
+    String::from_utf8(file.data.into_owned()).map_err(|_| error("it is not UTF-8"))
 }
 
 #[cfg(test)]
@@ -89,18 +83,60 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
+    /// Folders with a file of this name.
+    fn folders_with(name: &str) -> Vec<String> {
+        let end = format!("/{name}");
+        Files::iter().filter_map(|path| path.strip_suffix(&end).map(str::to_owned)).collect()
+    }
+
+    /// Whether an example's folder has sources in it.
+    fn has_example(folder: &str, mode: Mode) -> bool {
+        let start = format!("{folder}/examples/{}/", mode.as_str());
+        Files::iter().any(|path| path.starts_with(&start))
+    }
+
     #[test]
     fn every_shipped_runtime_is_valid_and_has_an_example_per_mode() {
         let manifests = shipped_manifests().unwrap();
-        for id in ["base", "node", "python"] {
-            assert!(manifests.iter().any(|manifest| manifest.id.as_str() == id), "{id}");
-        }
+        assert!(manifests.len() >= 24, "{} runtimes", manifests.len());
         for manifest in &manifests {
+            let id = manifest.id.as_str();
+            let compiled = folders_with("build.toml").iter().any(|folder| folder == id);
             for mode in manifest.modes.keys() {
-                let example = manifest.example(*mode).unwrap();
-                assert!(!example.handler.trim().is_empty());
+                let has =
+                    if compiled { has_example(id, *mode) } else { manifest.example(*mode).is_ok() };
+                assert!(has, "runtimes/{id}/examples/{}: there is no example", mode.as_str());
             }
-            recipe_texts(manifest).unwrap();
+            for mode in [Mode::Process, Mode::Persistent, Mode::Lambda] {
+                let known = manifest.modes.contains_key(&mode) || !has_example(id, mode);
+                assert!(known, "runtimes/{id}/examples/{}: it has no such mode", mode.as_str());
+            }
+            for source in manifest.image.files.values() {
+                folder_text(id, source).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn every_compiled_language_builds_for_a_shipped_runtime() {
+        let manifests = shipped_manifests().unwrap();
+        for folder in folders_with("build.toml") {
+            let toolchain = shipped_toolchain(&folder).unwrap();
+            let runtime = manifests.iter().find(|manifest| manifest.id == toolchain.runtime);
+            let runtime = runtime.unwrap_or_else(|| {
+                panic!("runtimes/{folder}/build.toml: there is no runtime {}", toolchain.runtime)
+            });
+            let named = |id: &nova_domain::RuntimeId| id.as_str() == folder;
+            assert!(
+                named(&runtime.id) || runtime.aliases.iter().any(named),
+                "runtimes/{folder}/build.toml: {folder} is no alias of {}",
+                runtime.id
+            );
+            // In `lambda` mode a program speaks the Runtime API itself, by a library of its language.
+            for mode in runtime.modes.keys().filter(|mode| **mode != Mode::Lambda) {
+                let path = format!("runtimes/{folder}/examples/{}", mode.as_str());
+                assert!(has_example(&folder, *mode), "{path}: there is no example");
+            }
         }
     }
 

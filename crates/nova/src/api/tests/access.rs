@@ -152,6 +152,26 @@ async fn a_key_of_some_functions_sees_and_touches_no_other() {
 }
 
 #[tokio::test]
+async fn a_list_for_some_functions_tells_nothing_of_others() {
+    let fixture = Fixture::new().await;
+    for name in ["a-other", "mine-1", "mine-2", "n-other", "z-other"] {
+        fixture.create(name).await;
+    }
+    let key = fixture.key_of(Role::Read, &["mine-2", "mine-1", "mine-not-made"]).await;
+    let headers = [("x-api-key", key.as_str())];
+    let mut path = "/functions?limit=1".to_owned();
+    for name in ["mine-1", "mine-2"] {
+        let answer = fixture.send_with(Method::GET, &path, &headers, "").await.json();
+        assert!(!answer.to_string().contains("other"), "{answer}");
+        assert_eq!(answer["items"].as_array().unwrap().len(), 1);
+        assert_eq!(answer["items"][0]["name"], name);
+        let cursor = answer["next_cursor"].as_str();
+        assert_eq!(cursor.is_some(), name == "mine-1", "{answer}");
+        path = format!("/functions?limit=1&cursor={}", cursor.unwrap_or_default());
+    }
+}
+
+#[tokio::test]
 async fn without_authentication_everybody_of_this_host_may() {
     let fixture = Fixture::with_settings(|settings| settings.authentication = false).await;
     let answer = fixture.send_with(Method::GET, "/functions", &[], "").await;

@@ -128,6 +128,39 @@ async fn hostile_archives_are_refused_with_the_entry() {
 }
 
 #[tokio::test]
+async fn a_handler_that_is_not_in_the_code_is_refused_when_deployed() {
+    let fixture = Fixture::new().await;
+    let archive = tar_gz(&[("main.py", b"print(1)"), ("util.py", b"")], &[]);
+    let encoded = base64::engine::general_purpose::STANDARD.encode(&archive);
+    let refused = |answer: super::fixture::Answer| {
+        let (status, code, field) = answer.problem();
+        assert_eq!((status, code.as_str(), field.as_str()), (400, "invalid_field", "handler"));
+        let json = answer.json();
+        let error = &json["errors"][0];
+        (error["problem"].as_str().unwrap().to_owned(), answer.hint())
+    };
+    let mut body = function("broken");
+    body["code"] = json!({ "archive": encoded });
+    let (problem, hint) = refused(fixture.post("/functions", body.clone()).await);
+    assert_eq!(problem, "`handler` is not in the code, which holds: main.py, util.py");
+    assert_eq!(hint, "give the program's path as handler (--handler main.py)");
+    assert_eq!(fixture.get("/functions/broken").await.status, StatusCode::NOT_FOUND);
+    body["handler"] = json!("main.py");
+    assert_eq!(fixture.post("/functions", body).await.status, StatusCode::CREATED);
+
+    let before = fixture.create("hello").await;
+    refused(put(&fixture, archive).await);
+    for change in [json!({ "handler": "main.py" }), json!({ "code": { "archive": encoded } })] {
+        let change = change.to_string();
+        refused(fixture.send(Method::PATCH, "/functions/hello", change).await);
+    }
+    assert_eq!(fixture.get("/functions/hello").await.json(), before);
+    let both = json!({ "handler": "util.py", "code": { "archive": encoded } }).to_string();
+    let moved = fixture.send(Method::PATCH, "/functions/hello", both).await;
+    assert_eq!(moved.status, StatusCode::OK, "{:?}", moved.json());
+}
+
+#[tokio::test]
 async fn an_archive_over_the_limit_is_not_even_looked_at() {
     let fixture = Fixture::new().await;
     fixture.create("hello").await;

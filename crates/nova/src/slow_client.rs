@@ -1,0 +1,114 @@
+//! A connection whose other end has to take what is written to it.
+//!
+//! A client that asks and never reads would keep its connection, and the answer in memory, for as long
+//! as it likes: TCP has no objection, and hyper waits. A write that makes no progress for
+//! [`WRITE_TIMEOUT`] fails here instead, which ends the connection.
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+/// How long a client may take none of an answer: beyond what a network recovers from by itself within
+/// a few retransmissions, and as long as a pause in a request's body may be.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A stream whose writes fail when they stand still.
+#[derive(Debug)]
+pub struct Impatient<S> {
+    stream: S,
+    /// Runs while a write is waiting.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Impatient<S> {
+    /// Wraps a stream.
+    pub fn new(stream: S) -> Self {
+        Self { stream, waiting: None }
+    }
+
+    /// Passes on what a write said, unless it has been waiting for too long.
+    fn watch<T>(
+        &mut self,
+        written: Poll<io::Result<T>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.waiting = None;
+            return written;
+        }
+        let timer = self.waiting.get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
+        ready!(timer.as_mut().poll(context));
+        let problem = format!("the client took nothing for {} s", WRITE_TIMEOUT.as_secs());
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, problem)))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.watch(written, context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+        self.watch(written, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        // A flush that has nothing to do says nothing about a write that waits.
+        if flushed.is_ready() { flushed } else { self.watch(flushed, context) }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let closed = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.watch(closed, context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_nobody_takes_fails_and_one_that_is_taken_slowly_does_not() {
+        let (mut client, server) = duplex(16);
+        let mut server = Impatient::new(server);
+        let reading = tokio::spawn(async move {
+            for _ in 0..4 {
+                tokio::time::advance(WRITE_TIMEOUT - Duration::from_secs(1)).await;
+                client.read_exact(&mut [0; 16]).await.unwrap();
+            }
+            client
+        });
+        server.write_all(&[0; 64]).await.unwrap();
+        let _client_that_stays = reading.await.unwrap();
+        let error = server.write_all(&[0; 17]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+}

@@ -1,0 +1,163 @@
+//! What a function may do wrong has the same defined answer in every language; docs/errors.md lists them.
+use base64::{Engine, engine::general_purpose::STANDARD};
+use nova_e2e::{FunctionUnderTest, Nova, eventually};
+use serde_json::{Value, json};
+
+/// One program per language that does what its input names.
+const PYTHON: (&str, &str) = ("python", include_str!("misbehaving/python.py"));
+const NODE: (&str, &str) = ("node", include_str!("misbehaving/node.js"));
+const RUBY: (&str, &str) = ("ruby", include_str!("misbehaving/ruby.rb"));
+const PHP: (&str, &str) = ("php", include_str!("misbehaving/php.php"));
+
+/// What the program answers when it does nothing wrong: it is alone, and sees and changes nothing.
+fn unharmed() -> Value {
+    json!({"processes": 1, "reads_shadow": false, "writes_code": false})
+}
+
+async fn create((runtime, code): (&str, &str)) -> FunctionUnderTest {
+    let fields = json!({"memory_mb": 128, "timeout_s": 20});
+    Nova::from_env().function(runtime, code, fields).await
+}
+
+/// The call fails with this kind; its message, which holds `part`, is for the function's author.
+async fn fails(function: &FunctionUnderTest, case: &str, kind: &str, part: &str) {
+    let error = function.failure(&json!(case), kind).await;
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains(part), "{case}: {part:?} is not in: {message}");
+    let next = function.call(&json!("nothing")).await;
+    assert_eq!(next["output"], unharmed(), "the call after {case}");
+    assert_eq!(next["start"], "warm", "{case} did not take the guest with it");
+}
+
+async fn misbehaves(language: (&str, &str)) {
+    let function = create(language).await;
+    assert_eq!(function.output(&json!("nothing")).await, unharmed());
+
+    fails(&function, "throw", "function_exited", "no such order").await;
+    fails(&function, "throw", "function_exited", "/code/handler").await;
+    fails(&function, "exit", "function_exited", "status 1").await;
+    fails(&function, "allocate", "out_of_memory", "128 MiB").await;
+    fails(&function, "utf8", "invalid_output", "begins with: \"\u{fffd}\u{fffd}\"").await;
+    fails(&function, "nan", "invalid_output", "begins with: N").await;
+
+    let answer = function.call(&json!("print")).await;
+    assert_eq!(answer["output"], unharmed(), "what was printed before the result is no part of it");
+    assert!(log_of(&function, &answer).await.contains(&"a forgotten print".to_owned()));
+
+    assert_eq!(function.output(&json!("fork")).await["processes"], 6);
+    assert_eq!(function.output(&json!("nothing")).await, unharmed(), "its children are gone");
+    function.delete().await;
+}
+
+/// The stored lines of a call's log.
+async fn log_of(function: &FunctionUnderTest, answer: &Value) -> Vec<String> {
+    let id = answer["request_id"].as_str().unwrap();
+    let path = function.path(&format!("/logs?request_id={id}&tail=10000"));
+    eventually("the log is stored", async || {
+        let items = Nova::from_env().get(&path).await.ok()["items"].take();
+        let lines = items.as_array().unwrap().iter();
+        let lines: Vec<String> = lines.map(|line| line["text"].as_str().unwrap().into()).collect();
+        (!lines.is_empty()).then_some(lines)
+    })
+    .await
+}
+
+/// A log of 2 MiB is kept up to its limit, and does not stop the function.
+async fn logs_too_much(language: (&str, &str)) {
+    let function = create(language).await;
+    let answer = function.call(&json!("log")).await;
+    assert_eq!(answer["output"], unharmed());
+    let lines = eventually("the log ends with the marker", async || {
+        let lines = log_of(&function, &answer).await;
+        lines.last().is_some_and(|line| line.contains("truncated")).then_some(lines)
+    })
+    .await;
+    let bytes: usize = lines.iter().map(String::len).sum();
+    assert!((900 << 10..=(1 << 20) + 4096).contains(&bytes), "{bytes} bytes were kept");
+    function.delete().await;
+}
+
+/// A loop without end is killed at the timeout, and the guest serves on.
+async fn loops(language: (&str, &str)) {
+    let function = create(language).await;
+    function.call(&json!("nothing")).await;
+    let problem = function.invoke(&json!("loop")).await.problem(504, "function_timeout");
+    assert!(problem["detail"].as_str().unwrap().contains("20000 ms"), "{problem}");
+    let next = function.call(&json!("nothing")).await;
+    assert_eq!((&next["output"], &next["start"]), (&unharmed(), &json!("warm")));
+    function.delete().await;
+}
+
+#[tokio::test]
+async fn python_may_do_it_all_wrong() {
+    misbehaves(PYTHON).await;
+}
+
+#[tokio::test]
+async fn node_may_do_it_all_wrong() {
+    misbehaves(NODE).await;
+}
+
+#[tokio::test]
+async fn ruby_may_do_it_all_wrong() {
+    misbehaves(RUBY).await;
+}
+
+#[tokio::test]
+async fn php_may_do_it_all_wrong() {
+    misbehaves(PHP).await;
+}
+
+#[tokio::test]
+async fn a_log_of_two_mebibytes_is_cut_in_every_language() {
+    futures::future::join_all([PYTHON, NODE, RUBY, PHP].map(logs_too_much)).await;
+}
+
+#[tokio::test]
+async fn a_loop_without_end_is_killed_in_every_language() {
+    futures::future::join_all([PYTHON, NODE, RUBY, PHP].map(loops)).await;
+}
+
+#[tokio::test]
+async fn a_syntax_error_is_quoted_with_its_file_in_every_language() {
+    let nova = Nova::from_env();
+    for (runtime, code, said) in [
+        ("python", "def broken(:\n", "SyntaxError"),
+        ("node", "function broken( {\n", "SyntaxError"),
+        ("ruby", "def broken(\n", "syntax error"),
+        ("php", "<?php function broken( {\n", "syntax error"),
+        ("base", "#!/bin/sh\nif true; then\n", "syntax error"),
+    ] {
+        let function = nova.function(runtime, code, json!({})).await;
+        let error = function.failure(&json!({}), "function_exited").await;
+        let message = error["message"].as_str().unwrap();
+        assert!(
+            message.contains(said) && message.contains("/code/handler"),
+            "{runtime}: {message}"
+        );
+        function.delete().await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_for_its_runtime_is_named() {
+    let nova = Nova::from_env();
+    // Source text where a program is wanted: nobody compiles it.
+    let source = "package main\n\nfunc main() {}\n";
+    let function = nova.function("go", source, json!({})).await;
+    let error = function.failure(&json!({}), "function_not_started").await;
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("/code/handler"), "{message}");
+    function.delete().await;
+
+    // A program that is not there under the name that the function was given.
+    let archive = crate::bad_input::tar_gz(&[("other.rb", b"puts 1", 0o644)]);
+    let archive = STANDARD.encode(archive);
+    let code = json!({"archive": archive});
+    let body = json!({"runtime": "ruby", "code": code, "handler": "main.rb", "timeout_s": 60});
+    let function = nova.create(body).await;
+    let error = function.invoke(&json!({})).await.ok()["error"].take();
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("/code/main.rb"), "{error}");
+    function.delete().await;
+}
