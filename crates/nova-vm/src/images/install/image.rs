@@ -1,7 +1,7 @@
 //! `nova runtime add` and `remove`: the image of one runtime.
-use super::archives;
 use super::tree::Tree;
 use super::{InstallError, Installer};
+use super::{archive_files, archives};
 use crate::images::debian::{Apt, Package};
 use crate::images::erofs::{self, Compression};
 use crate::images::files::{sha256_of, write_atomically};
@@ -37,6 +37,9 @@ impl Installer {
         // Before anything is downloaded.
         for (tool, package) in TOOLS {
             HostTool::find(tool, package)?;
+        }
+        for archive in &manifest.image.archives {
+            archives::client_of(archive)?;
         }
         let lock = self.begin(progress).await?;
         // Another process may have made it while we waited.
@@ -224,7 +227,7 @@ impl Installer {
         let (made, completed) = (tree.clone(), recipe.clone());
         let complete = move || {
             for (archive, file) in &fetched {
-                archives::take_files(&made, archive, file)?;
+                archive_files::take_files(&made, archive, file)?;
             }
             let written =
                 made.write_texts(&texts).and_then(|()| made.complete(&common, &completed));

@@ -6,6 +6,7 @@
 //! ```
 //! One installation runs at a time per data directory, held by a lock file. What an interrupted one
 //! left half made is removed by the next; what it had downloaded is used.
+mod archive_files;
 mod archives;
 mod error;
 mod firecracker;
