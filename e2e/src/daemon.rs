@@ -15,6 +15,8 @@ pub struct Daemon {
 pub struct DaemonOptions<'a> {
     /// Where its state lies; it may hold the state of an earlier one.
     pub data_dir: &'a Path,
+    /// Where it listens; by default on a free port of loopback.
+    pub listen: &'a str,
     /// The backend to ask for; by default the one that the suite is run for.
     pub backend: Option<&'a str>,
     /// More environment.
@@ -24,14 +26,14 @@ pub struct DaemonOptions<'a> {
 impl<'a> DaemonOptions<'a> {
     /// The usual: a data directory, nothing else.
     pub fn new(data_dir: &'a Path) -> Self {
-        Self { data_dir, backend: None, environment: &[] }
+        Self { data_dir, listen: "127.0.0.1:0", backend: None, environment: &[] }
     }
 
-    /// The command that starts the daemon on a free port.
+    /// The command that starts the daemon.
     pub fn command(&self) -> Command {
         let mut command = Command::new(setting("NOVA_BIN"));
         command
-            .args(["daemon", "--listen", "127.0.0.1:0", "--data-dir"])
+            .args(["daemon", "--listen", self.listen, "--data-dir"])
             .arg(self.data_dir)
             .arg("--backend")
             .arg(self.backend.map_or_else(|| setting("NOVA_E2E_BACKEND"), str::to_owned))
@@ -138,9 +140,19 @@ pub fn traces(daemon_id: &str, data_dir: &Path) -> Vec<String> {
             }
         }
     }
-    for entry in std::fs::read_dir("/run").expect("/run").flatten() {
-        if entry.file_name().to_string_lossy().contains(id6) {
-            found.push(format!("directory: {}", entry.path().display()));
+    // Directories of Nova's own, leases of addresses, and what the OCI runtime keeps of containers.
+    let runtime_state = data_dir.join("run/runc");
+    for directory in [Path::new("/run"), Path::new("/run/nova"), &runtime_state] {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            // A lease is named by what it is for; whose it is, is in it.
+            let owner =
+                if path.is_file() { std::fs::read(&path).unwrap_or_default() } else { vec![] };
+            let named = entry.file_name().to_string_lossy().contains(id6);
+            let container = directory == runtime_state;
+            if named || container || String::from_utf8_lossy(&owner).contains(id6) {
+                found.push(format!("file: {}", path.display()));
+            }
         }
     }
     found.extend(cgroups(Path::new("/sys/fs/cgroup"), id6, 4));

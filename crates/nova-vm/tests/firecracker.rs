@@ -104,6 +104,16 @@ async fn without_a_jailer_the_error_names_it() {
 }
 
 #[tokio::test]
+async fn without_a_firecracker_the_error_names_it() {
+    let bench = Bench::new(json!({}));
+    bench.remove_firecracker();
+    let error = bench.boot().await.err().unwrap().to_string();
+    assert!(error.contains("firecracker"), "{error}");
+    bench.assert_nothing_left();
+    bench.finish().await;
+}
+
+#[tokio::test]
 async fn a_jailer_that_refuses_is_quoted() {
     let error = failure(json!({"jailer": "exits"})).await;
     assert!(error.contains("firecracker exited with status 1"), "{error}");
@@ -134,6 +144,37 @@ async fn a_request_that_is_refused_ends_the_boot_with_the_fault_message() {
         let path = request.split(' ').next_back().unwrap();
         assert!(error.contains(&format!("{path} is not to my liking")), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_network_that_cannot_be_configured_ends_the_boot_and_gives_its_slot_back() {
+    for (what, said) in [
+        ("refuses", "/network-interfaces/eth0 is not to my liking"),
+        ("closes", ""),
+        ("garbage", ""),
+        ("endless", ""),
+        ("hangs", "no answer within"),
+        ("dies", "firecracker exited with status 148"),
+    ] {
+        let bench = Bench::with_network(json!({"PUT /network-interfaces/eth0": what})).await;
+        let error = bench.boot().await.err().expect("a failure").to_string();
+        assert!(error.starts_with("boot failed while configuring the network: "), "{error}");
+        assert!(error.contains(said), "{what}: {error}");
+        bench.assert_nothing_left_but_slots();
+        // Nothing of its namespace and link either, once the daemon ends.
+        bench.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn a_guest_with_a_network_has_its_interface_and_leaves_nothing() {
+    let bench = Bench::with_network(json!({})).await;
+    let vm = bench.boot().await.unwrap();
+    let answer = call(&*vm).await.unwrap();
+    assert_eq!(answer["requests"]["/network-interfaces/eth0"]["iface_id"], "eth0");
+    vm.stop().await;
+    bench.assert_nothing_left_but_slots();
+    bench.finish().await;
 }
 
 #[tokio::test]

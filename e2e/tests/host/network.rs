@@ -22,7 +22,7 @@ const PUBLIC: &str = "8.8.8.8";
 const FORBIDDEN: [&str; 5] =
     ["169.254.169.254", "10.0.0.1", "192.168.1.1", "172.16.0.1", "100.64.0.1"];
 
-/// Tries TCP and UDP to each address given; answers what came back over TCP.
+/// Tries TCP and UDP to each address given; answers what came back over TCP, where it connected.
 const PROBE: &str = "import concurrent.futures, json, socket, sys
 def ask(target):
     host, port = target.rsplit(':', 1)
@@ -32,10 +32,14 @@ def ask(target):
     except OSError:
         pass
     try:
-        with socket.create_connection((host, int(port)), timeout=3) as tcp:
-            return tcp.recv(100).decode()
-    except OSError as error:
+        tcp = socket.create_connection((host, int(port)), timeout=3)
+    except OSError:
         return None
+    with tcp:
+        try:
+            return tcp.recv(100).decode()
+        except OSError:
+            return 'connected'
 targets = json.load(open(sys.argv[1]))
 with concurrent.futures.ThreadPoolExecutor(32) as pool:
     print(json.dumps(dict(zip(targets, pool.map(ask, targets)))))
@@ -150,6 +154,22 @@ async fn start(data: &std::path::Path) -> Daemon {
     DaemonOptions::new(data).start().await
 }
 
+/// Opens the guests' namespaces and the host's firewall: what is reached now was kept back by them.
+fn take_the_policy_away(daemon: &Daemon) {
+    let id6 = daemon.id()[..6].to_owned();
+    for namespace in run("ip", &["netns", "list"]).lines() {
+        let name = namespace.split(' ').next().unwrap();
+        if name.starts_with(&format!("nova-{id6}-")) {
+            let nft = ["netns", "exec", name, "nft"];
+            run("ip", &[&nft[..], &["flush", "chain", "inet", "nova", "reach"]].concat());
+            run("ip", &[&nft[..], &["add", "rule", "inet", "nova", "reach", "accept"]].concat());
+        }
+    }
+    for chain in ["input", "forward"] {
+        run("nft", &["flush", "chain", "inet", &format!("nova_{id6}"), chain]);
+    }
+}
+
 fn targets(addresses: &[&str], port: u16) -> Value {
     addresses.iter().map(|address| json!(format!("{address}:{port}"))).collect()
 }
@@ -176,19 +196,7 @@ fn egress_reaches_public_addresses_and_nothing_private() {
         assert_eq!(counters.arrived_at_forbidden(), [], "no packet arrived");
 
         // With the policy taken away the same probe is counted: the sink does see what comes.
-        let id6 = daemon.id()[..6].to_owned();
-        for namespace in run("ip", &["netns", "list"]).lines() {
-            let name = namespace.split(' ').next().unwrap();
-            if name.starts_with(&format!("nova-{id6}-")) {
-                let nft = ["netns", "exec", name, "nft"];
-                run("ip", &[&nft[..], &["flush", "chain", "inet", "nova", "reach"]].concat());
-                run(
-                    "ip",
-                    &[&nft[..], &["add", "rule", "inet", "nova", "reach", "accept"]].concat(),
-                );
-            }
-        }
-        run("nft", &["flush", "chain", "inet", &format!("nova_{id6}"), "forward"]);
+        take_the_policy_away(&daemon);
         call(&daemon, "probe", targets(&FORBIDDEN, 8080)).await;
         assert_eq!(counters.arrived_at_forbidden().len(), FORBIDDEN.len());
         assert!(daemon.terminate().success());
@@ -202,7 +210,10 @@ fn the_daemon_the_host_and_other_guests_are_out_of_reach() {
     internet.in_machine(async move || {
         let home = scratch();
         let data = home.path().join("data");
-        let daemon = start(&data).await;
+        // On all addresses, so that nothing but the policy keeps guests from it.
+        let daemon =
+            DaemonOptions { listen: "0.0.0.0:0", ..DaemonOptions::new(&data) }.start().await;
+        let daemon_port: u16 = daemon.nova.url().rsplit_once(':').unwrap().1.parse().unwrap();
         let everywhere = TcpListener::bind("0.0.0.0:9000").unwrap();
         std::thread::spawn(move || {
             for connection in everywhere.incoming() {
@@ -226,9 +237,14 @@ print('0')
         })
         .await;
         let addresses = guest_side_addresses();
-        let mut hosts: Vec<&str> = vec!["198.18.0.1", "127.0.0.1"];
+        let mut hosts: Vec<&str> = vec!["198.18.0.1"];
         hosts.extend(addresses.iter().map(String::as_str));
-        let mut all = targets(&hosts, 9000);
+        let on_the_host: Vec<Value> = [9000, daemon_port]
+            .iter()
+            .flat_map(|port| targets(&hosts, *port).as_array().unwrap().clone())
+            .collect();
+        let mut all = targets(&["127.0.0.1"], 9000);
+        all.as_array_mut().unwrap().extend(on_the_host.clone());
         let guests = targets(
             &(2..20)
                 .map(|n| format!("{}{n}", block(&addresses)))
@@ -241,6 +257,16 @@ print('0')
         all.as_array_mut().unwrap().extend(guests.as_array().unwrap().clone());
         let answers = call(&daemon, "probe", all).await;
         assert_eq!(reached(&answers), [""; 0]);
+
+        // With the policy taken away the same probe finds all of the host that it asked for.
+        take_the_policy_away(&daemon);
+        let open = call(&daemon, "probe", Value::from(on_the_host.clone())).await;
+        let mut found = reached(&open);
+        let mut wanted: Vec<&str> =
+            on_the_host.iter().map(|target| target.as_str().unwrap()).collect();
+        found.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(found, wanted, "{open}");
         listener.abort();
         eventually("the listener's call is cancelled", async || {
             let stats = daemon.nova.get("/stats").await.ok();

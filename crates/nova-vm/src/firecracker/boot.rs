@@ -22,9 +22,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// The phase in which the guest runs and its agent has not answered yet.
-pub(super) const GREETING: &str = "waiting for the guest's agent";
-
 /// First and longest pause between two tries to reach a socket or the agent. Firecracker needs a
 /// few milliseconds to its socket, the agent one between its driver and its `listen`.
 const RETRY_PAUSE: std::ops::Range<Duration> = Duration::from_millis(1)..Duration::from_millis(5);
@@ -168,8 +165,10 @@ impl Started {
     /// Waits until the agent answers a ping, then tells it what to become.
     pub(crate) async fn greet(self, init: Option<Init>) -> Result<Ready, BootError> {
         let base = self.0;
-        let line =
-            base.during(GREETING, base.agent()).await.map_err(|error| base.or_timeout(error))?;
+        let line = base
+            .during("waiting for the guest's agent", base.agent())
+            .await
+            .map_err(|error| base.or_timeout(error))?;
         if let Some(mut init) = init {
             // As late as possible: the guest sets its clock by it.
             init.clock_unix_ns = Some(unix_time_ns());

@@ -1,6 +1,6 @@
 //! From a spec to a running guest: what it needs is fetched, and what it is to become is told.
 use super::belongings::Place;
-use super::boot::{Files, GREETING, Ready};
+use super::boot::{Files, Ready};
 use super::plan::{CODE_DEVICE, IMAGE_DEVICE, Nic, Plan, vmm_memory_mb};
 use super::{FirecrackerConfig, FirecrackerVm, Host, reconcile};
 use crate::backend::remember_firecracker;
@@ -65,17 +65,6 @@ impl FirecrackerDriver {
         })?;
         self.is_remembered.store(true, Ordering::Relaxed);
         Ok(())
-    }
-
-    async fn boot_once(&self, spec: &VmSpec) -> Result<Box<dyn MicroVm>, BootError> {
-        let files = self.files(spec).await?;
-        let place = self.place(spec).await?;
-        let plan = self.plan(spec, &place);
-        let init = introduction(spec, &place);
-        let (ready, gone) = self.host.boot(plan, place, files, Some(init)).await?;
-        self.remember()?;
-        let Ready { belongings, line } = ready;
-        Ok(Box::new(FirecrackerVm { id: spec.id.clone(), line, belongings, gone }))
     }
 
     async fn place(&self, spec: &VmSpec) -> Result<Place, BootError> {
@@ -160,17 +149,15 @@ impl VmDriver for FirecrackerDriver {
         vmm_memory_mb(memory_mb) - memory_mb
     }
 
-    /// A guest that ends before its agent has answered is booted once more: nothing of the user's
-    /// has run in it. Seen about once in a hundred boots where several boot at once on emulated
-    /// hardware, with nothing on the console: the processor reset itself.
     async fn boot(&self, spec: VmSpec) -> Result<Box<dyn MicroVm>, BootError> {
-        match self.boot_once(&spec).await {
-            Err(BootError::Failed { phase: GREETING, problem }) => {
-                tracing::warn!(vm = %spec.id, problem, "the guest ended while it booted; once more");
-                self.boot_once(&spec).await
-            }
-            other => other,
-        }
+        let files = self.files(&spec).await?;
+        let place = self.place(&spec).await?;
+        let plan = self.plan(&spec, &place);
+        let init = introduction(&spec, &place);
+        let (ready, gone) = self.host.boot(plan, place, files, Some(init)).await?;
+        self.remember()?;
+        let Ready { belongings, line } = ready;
+        Ok(Box::new(FirecrackerVm { id: spec.id, line, belongings, gone }))
     }
 }
 

@@ -5,6 +5,8 @@ use nova_vm::cgroup::Cgroups;
 use nova_vm::firecracker::{FirecrackerConfig, FirecrackerDriver, probe};
 use nova_vm::images::code::{CodeImages, UploadKind, canonicalise};
 use nova_vm::images::{Artifacts, RuntimeCatalog};
+use nova_vm::lease::Lease;
+use nova_vm::network::{Attachment, Network, NetworkConfig};
 use nova_vm::owner::Owner;
 use nova_vm::slots::{AddressRange, SLOTS_MAX, SlotAllocator, SlotSpace};
 use nova_vm::{BootError, CodeSource, ExecError, ExecRequest, MicroVm, VmDriver, VmId, VmSpec};
@@ -30,11 +32,18 @@ const DIGEST: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
 pub struct Bench {
     // Dropped in this order: whatever holds the data directory's lock keeps its disk mounted.
     driver: FirecrackerDriver,
+    network: Option<Networked>,
     config: FirecrackerConfig,
     slots: SlotAllocator,
     owner: Sweeper,
     small: Option<SmallDisk>,
     dir: TempDir,
+}
+
+/// The real network, of a bench whose guests have one.
+struct Networked {
+    network: Arc<Network>,
+    lease: Lease,
 }
 
 /// Cleans up when a test fails half-way.
@@ -62,22 +71,41 @@ fn archive() -> Vec<u8> {
 
 impl Bench {
     pub fn new(behaviour: Value) -> Self {
-        Self::with_data_dir(behaviour, |dir| (dir.join("data"), None))
+        let (dir, owner) = Self::data_dir();
+        Self::on(&behaviour, dir, owner, None, None)
+    }
+
+    /// Its guests have a network of their own: namespace, TAP, address.
+    pub async fn with_network(behaviour: Value) -> Self {
+        let (dir, owner) = Self::data_dir();
+        let lease = Lease::take(&owner, AddressRange::default()).unwrap();
+        let config =
+            NetworkConfig { attachment: Attachment::Tap, resolvers: Some(Vec::new()), stock: 1 };
+        let network = Arc::new(Network::start(owner.clone(), &lease, config).await.unwrap());
+        Self::on(&behaviour, dir, owner, None, Some(Networked { network, lease }))
     }
 
     /// The data directory's disk has room for the code, but not for a copy of the kernel.
     pub fn on_full_disk() -> Self {
-        Self::with_data_dir(json!({}), |dir| {
-            let disk = SmallDisk::mount(&dir.join("disk"));
-            (disk.0.join("data"), Some(disk))
-        })
+        let dir = TempDir::new().unwrap();
+        let disk = SmallDisk::mount(&dir.path().join("data"));
+        let owner = Owner::open(&disk.0).unwrap();
+        Self::on(&json!({}), dir, owner, Some(disk), None)
     }
 
-    fn with_data_dir(
-        behaviour: Value,
-        data_dir: impl Fn(&Path) -> (PathBuf, Option<SmallDisk>),
+    fn data_dir() -> (TempDir, Owner) {
+        let dir = TempDir::new().unwrap();
+        let owner = Owner::open(&dir.path().join("data")).unwrap();
+        (dir, owner)
+    }
+
+    fn on(
+        behaviour: &Value,
+        dir: TempDir,
+        owner: Owner,
+        small: Option<SmallDisk>,
+        network: Option<Networked>,
     ) -> Self {
-        let dir = tempfile::tempdir().unwrap();
         let bin = dir.path().join("bin");
         fs::create_dir(&bin).unwrap();
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stand_in/jailer");
@@ -86,10 +114,12 @@ impl Bench {
         for file in ["firecracker", "vmlinux", "initramfs"] {
             fs::write(bin.join(file), vec![0; 256 * 1024]).unwrap();
         }
-        let (data_dir, small) = data_dir(dir.path());
+        let data_dir = owner.data_dir().to_owned();
         install_image(&data_dir.join("artifacts/images"));
-        let owner = Owner::open(&data_dir).unwrap();
-        let slots = SlotAllocator::new(SlotSpace::new(AddressRange::default(), 15).unwrap());
+        let slots = match &network {
+            Some(networked) => networked.lease.slots().clone(),
+            None => SlotAllocator::new(SlotSpace::new(AddressRange::default(), 15).unwrap()),
+        };
         let config = FirecrackerConfig {
             owner: owner.clone(),
             firecracker: bin.join("firecracker"),
@@ -103,12 +133,12 @@ impl Bench {
         let driver = FirecrackerDriver::new(
             config.clone(),
             slots.clone(),
-            None,
+            network.as_ref().map(|networked| networked.network.clone()),
             Arc::new(RuntimeCatalog::open(artifacts).unwrap()),
             Arc::new(CodeImages::new(data_dir.join("code"), Arc::new(OneProgram)).unwrap()),
         )
         .unwrap();
-        Self { dir, small, owner: Sweeper(owner), slots, config, driver }
+        Self { driver, network, config, slots, owner: Sweeper(owner), small, dir }
     }
 
     pub fn owner(&self) -> &Owner {
@@ -123,7 +153,10 @@ impl Bench {
             code_hash: CodeHash::of(&archive()),
             memory_mb: 128,
             limits: Limits { vcpus: 2, disk_iops: 500, ..Limits::default() },
-            network: NetworkPolicy::None,
+            network: match self.network {
+                Some(_) => NetworkPolicy::Egress,
+                None => NetworkPolicy::None,
+            },
             setup: FunctionSetup {
                 name: "hello".into(),
                 version: "1".into(),
@@ -159,6 +192,10 @@ impl Bench {
     /// Slots are given out in order.
     pub fn uid_of_first_slot(&self) -> u32 {
         nova_vm::slots::uid_first(15)
+    }
+
+    pub fn remove_firecracker(&self) {
+        fs::remove_file(&self.config.firecracker).unwrap();
     }
 
     pub fn remove_jailer(&self) {
@@ -251,11 +288,29 @@ impl Bench {
         self.driver.shutdown().await;
         assert!(!Cgroups::detect().unwrap().group(self.owner.0.cgroup_name()).exists());
         assert!(!self.owner.0.jail_base().exists());
-        let Self { dir, small, owner, config, driver, .. } = self;
-        drop((owner, config, driver));
+        let Self { dir, small, owner, config, driver, network, slots } = self;
+        if let Some(Networked { network, lease }) = network {
+            // With the driver's, the last handle: what a failed boot kept of it would keep it alive.
+            network.shutdown().await;
+            drop((network, lease));
+            assert_eq!(network_of(&owner.0), Vec::<String>::new());
+        }
+        drop((owner, config, driver, slots));
         drop(small);
         dir.close().unwrap();
     }
+}
+
+/// Namespaces and links with this daemon's names.
+fn network_of(owner: &Owner) -> Vec<String> {
+    let named = |directory: &str, prefix: String| {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(move |name| name.starts_with(&prefix)).collect::<Vec<_>>()
+    };
+    let mut found = named("/run/netns", owner.name_prefix());
+    found.extend(named("/sys/class/net", owner.link_prefix()));
+    found
 }
 
 /// One call that echoes its input.
