@@ -22,6 +22,10 @@ async fn register_invoke_update_logs_delete() {
     let made = cli(&["register", &name, "-r", "python", "-c", path, "-m", "160", "-t", "60"]);
     assert_eq!(made.status, 0, "{made:?}");
 
+    let silent = cli(&["logs", &name]);
+    assert_eq!((silent.status, silent.stdout.as_str()), (0, ""), "{silent:?}");
+    assert!(silent.stderr.contains(&format!("no log lines of {name} yet")), "{silent:?}");
+
     let called = cli(&["invoke", &name, "-p", "{\"a\": 1}"]);
     assert_eq!((called.status, json_of(&called.stdout)), (0, serde_json::json!(["one", {"a": 1}])));
     let piped = cli_with_input(&["invoke", &name, "-p", "-"], "[true]");

@@ -5,6 +5,9 @@ use nova_e2e::{eventually, setting};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
+/// Networks without a guest that a daemon keeps ready: `NETWORK_STOCK` in nova-vm.
+const NETWORKS_READY: usize = 8;
+
 /// A copy of the artefacts (as links), so that a test can break one of them.
 fn artifacts_copy(into: &Path) -> PathBuf {
     let copy = into.join("artifacts");
@@ -39,18 +42,31 @@ async fn start(data: &Path, artifacts: &Path, more: &[(&str, &str)]) -> Daemon {
 /// Calls a function that cannot boot; the answer must hold `quoted`, and no VM may stay.
 async fn boot_fails(daemon: Daemon, data: &Path, quoted: &str) {
     create(&daemon, "f", "print(1)", json!({"timeout_s": 60})).await;
-    for _ in 0..2 {
+    let id = daemon.id();
+    let fail = async || {
         let answer = daemon.nova.post("/functions/f/invoke", &json!({})).await;
         let problem = answer.problem(503, "boot_failed");
         let detail = problem["detail"].as_str().unwrap();
         assert!(detail.to_lowercase().contains(quoted), "{detail:?} does not say {quoted:?}");
-    }
+    };
+    fail().await;
+    // After the first call: it also makes what the daemon keeps for all guests, such as control groups.
+    let before = traces(&id, data);
+    fail().await;
     eventually("no VM is left", async || {
         (daemon.nova.get("/stats").await.ok()["active_vms"] == 0).then_some(())
     })
     .await;
     assert_eq!(vm_directories(data), [""; 0]);
-    let id = daemon.id();
+    eventually("on the living daemon everything is as before the call", async || {
+        let (ready, others): (Vec<_>, Vec<_>) =
+            traces(&id, data).into_iter().partition(|trace| trace.starts_with("namespace"));
+        // Networks are made ahead of time, so others than before may be ready, but not more.
+        let of_a_network = |trace: &str| trace.starts_with("link") || trace.contains("/run/netns/");
+        let new = others.iter().find(|trace| !of_a_network(trace) && !before.contains(trace));
+        (ready.len() <= NETWORKS_READY && new.is_none()).then_some(())
+    })
+    .await;
     assert!(daemon.terminate().success());
     assert_eq!(traces(&id, data), [""; 0]);
 }
