@@ -37,6 +37,10 @@ async fn state_survives_a_restart() {
     call(&daemon, "sleeper", json!(1)).await;
     let key = daemon.nova.key().to_owned();
     assert!(daemon.terminate().success());
+    // The database's file is whole: nothing is left in the ones beside it.
+    for leftover in ["nova.db-wal", "nova.db-shm"] {
+        assert!(!data.join(leftover).exists(), "{leftover}");
+    }
     let daemon = options.start().await;
     assert_eq!(daemon.nova.key(), key, "the admin key is made once");
     assert_eq!(call(&daemon, "sleeper", json!(2)).await, 2);

@@ -63,6 +63,12 @@ impl SqlStore {
         })?;
         Ok(Self { db })
     }
+
+    /// Closes the database for all clones, which leaves its file whole: until then SQLite keeps the
+    /// latest changes in a second one beside it. To be called when nobody writes any more.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        self.db.close_by_ref().await.map_err(unavailable)
+    }
 }
 
 /// A database error that is nobody's fault but the database's.

@@ -135,6 +135,7 @@ struct Daemon {
     draining: CancellationToken,
     forgetting: tokio::task::JoinHandle<()>,
     host: Host,
+    database: SqlStore,
     /// Last: until here nobody else may use the directory.
     _directory: DataDir,
 }
@@ -146,8 +147,8 @@ impl Starting {
             format!("cannot listen on {}; choose another address with --listen", config.listen)
         })?;
         let address = listener.local_addr()?;
-        let store = SqlStore::open(&config.data_dir.join(DATABASE_FILE)).await?;
-        let store: Arc<dyn Store> = Arc::new(store);
+        let database = SqlStore::open(&config.data_dir.join(DATABASE_FILE)).await?;
+        let store: Arc<dyn Store> = Arc::new(database.clone());
         let vault =
             SecretVault::new(store.clone(), MasterKey::load_or_create(&config.master_key_file)?);
         let blobs = open_blobs(config, store.as_ref()).await?;
@@ -197,7 +198,8 @@ impl Starting {
                 tracing::warn!(%error, "the first key could not be shown; it is in admin.key");
             }
         }
-        let daemon = Daemon { executor, draining, forgetting, host, _directory: directory };
+        let daemon =
+            Daemon { executor, draining, forgetting, host, database, _directory: directory };
         Ok(Self { daemon, listener, router })
     }
 }
@@ -223,6 +225,9 @@ impl Daemon {
         self.forgetting.abort();
         drop(self.executor);
         self.host.shutdown().await;
+        if let Err(error) = self.database.close().await {
+            tracing::warn!(%error, "the database was not closed; the next start reads it as it is");
+        }
     }
 }
 
