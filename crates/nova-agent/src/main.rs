@@ -91,14 +91,18 @@ fn start_reaper() -> Result<Arc<Reaper>, String> {
     Reaper::start().map_err(|error| format!("cannot start the reaper: {error}"))
 }
 
-/// Keeps the agent small: a buffer for a payload goes back to the kernel when it is freed.
+/// Keeps the agent small: a buffer for a large payload goes back to the kernel when it is freed. Those of
+/// smaller ones are used again: the kernel's zeroing of fresh pages was most of such a call's time.
 fn return_large_buffers() {
-    /// Buffers from this size on are mapped by themselves, bytes: the allocator's own first value,
-    /// which it would raise to the size of the first payload it sees.
-    const MAPPED_FROM_BYTES: libc::c_int = 128 * 1024;
+    /// Buffers from this size on are mapped by themselves, bytes. Without it the allocator would raise
+    /// its own value to the size of the first payload it sees.
+    const MAPPED_FROM_BYTES: libc::c_int = 1024 * 1024;
+    /// What may stay unused at the end of each of two arenas, bytes: the buffers that one such payload is in.
+    const KEPT_BYTES: libc::c_int = 2 * 1024 * 1024;
     // SAFETY: no other thread runs yet; these only change numbers of the allocator.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_FROM_BYTES);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_BYTES);
         libc::mallopt(libc::M_ARENA_MAX, 2);
     }
 }
