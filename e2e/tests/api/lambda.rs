@@ -325,9 +325,9 @@ async fn a_shell_script_may_speak_the_runtime_api() {
 #[tokio::test]
 async fn a_guest_may_have_several_events_at_once() {
     let nova = Nova::from_env();
-    let python =
-        "import time\ndef handler(event, context):\n    time.sleep(0.2)\n    return event\n";
-    let node = "exports.handler = async (event) => {\n  await new Promise((go) => setTimeout(go, 200));\n  return event;\n};\n";
+    // No handler returns before five are at work at the same time.
+    let python = "import threading\nall_here = threading.Barrier(5)\ndef handler(event, context):\n    all_here.wait()\n    return event\n";
+    let node = "let here = [];\nexports.handler = (event) => new Promise((go) => {\n  here.push(() => go(event));\n  if (here.length === 5) here.splice(0).forEach((leave) => leave());\n});\n";
     let fields = json!({"mode": "lambda", "instance_concurrency": 5, "max_replicas": 1});
     for (runtime, code) in [("python", python), ("node", node)] {
         let function = nova.function(runtime, code, fields.clone()).await;

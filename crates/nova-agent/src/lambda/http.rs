@@ -134,6 +134,7 @@ impl Connection {
             }
         }
         if head.wants_continue {
+            // On a broken connection the body does not come either, which is the error.
             let _ = self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         let mut take = |piece: &[u8]| {
