@@ -131,10 +131,15 @@ impl Common {
             peer_namespace: this.as_fd(),
         })?;
         let port = host.index(&link)?;
-        namespace_neighbours(self, slot, inner)?;
+        let interface = inner.index(self.interface())?;
+        namespace_neighbours(self, slot, inner, interface)?;
         host.attach_port(port, self.bridge.index)?;
         host.add_forwarding(port, mac)?;
-        host.add_neighbour(self.bridge.index, slot.address(), mac)
+        host.add_neighbour(self.bridge.index, slot.address(), mac)?;
+        // With its first port the bridge, too, gets a carrier.
+        host.wait_until_ready(port)?;
+        host.wait_until_ready(self.bridge.index)?;
+        inner.wait_until_ready(interface)
     }
 
     /// Turns a namespace as [`Common::make`] leaves it into one for this policy and these limits.
@@ -181,9 +186,13 @@ fn prepare(inner: &Netlink) -> Result<(), NetworkError> {
 }
 
 /// The namespace's address and its only way out.
-fn namespace_neighbours(common: &Common, slot: &Slot, inner: &Netlink) -> Result<(), NetworkError> {
+fn namespace_neighbours(
+    common: &Common,
+    slot: &Slot,
+    inner: &Netlink,
+    interface: u32,
+) -> Result<(), NetworkError> {
     let gateway = common.space.bridge();
-    let interface = inner.index(common.interface())?;
     inner.add_address(interface, slot.address(), 32)?;
     inner.set_up(interface)?;
     inner.add_neighbour(interface, gateway, mac_of(gateway))?;

@@ -14,6 +14,7 @@ mod host;
 pub(crate) mod namespace;
 mod netlink;
 mod obstacles;
+mod readiness;
 mod remover;
 mod resolvers;
 mod rules;

@@ -74,6 +74,8 @@ impl Arena {
             ip(&arena.sink, &format!("address add {address}/32 dev lo"));
         }
         arena.count_and_echo();
+        wait_until_carrying(&arena.host, "out0");
+        wait_until_carrying(&arena.sink, "in0");
         arena
     }
 
@@ -252,6 +254,12 @@ impl Listener {
             Err(error) => panic!("{error}"),
         }
     }
+}
+
+/// Waits until a link that is up carries packets: before, the kernel drops them.
+pub fn wait_until_carrying(netns: &str, link: &str) {
+    let carries = || !ip(netns, &format!("link show dev {link}")).contains("qdisc noop");
+    wait_for("the link to carry packets", carries);
 }
 
 /// Waits until a condition holds.

@@ -1,6 +1,6 @@
 //! A stand-in for a microVM: a namespace with a TAP of its own, and a thread that carries frames
 //! between it and the TAP of a slot, as Firecracker does.
-use super::{inside, ip, run};
+use super::{inside, ip, run, wait_until_carrying};
 use nix::libc;
 use nova_vm::network::NetworkSlot;
 use std::fs::{File, OpenOptions};
@@ -32,6 +32,8 @@ impl Vm {
         ip(&netns, &format!("link set eth0 address {} up", NetworkSlot::GUEST_MAC));
         ip(&netns, &format!("address add {}/{} dev eth0", setup.address, setup.prefix_length));
         ip(&netns, &format!("route add default via {}", setup.gateway));
+        wait_until_carrying(&netns, "eth0");
+        wait_until_carrying(slot.netns_name(), NetworkSlot::TAP);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let carrier = std::thread::spawn(move || {
