@@ -67,7 +67,7 @@ run: deps-test
 endif
 run: images ## three functions answer; ONCE=1 in a temporary place, TESTBED=1 on real Firecracker
 ifeq ($(TESTBED),1)
-	@testbed/run -- examples/run
+	@testbed/run -- examples/run --running
 else ifeq ($(ONCE),1)
 	@examples/run --once
 else
@@ -77,7 +77,7 @@ endif
 test: deps-test images ## every tier
 	@e2e/run
 
-soak: deps-test images ## long and repeated; writes its results to docs/soak.md
+soak: deps-test images ## long and repeated; results are kept in docs/soak.md
 	@e2e/soak
 
 bench: images ## BENCHMARKS, results in docs/benchmarks.md
@@ -95,7 +95,9 @@ fuzz: deps ## hostile bytes at the protocol's reader, for FUZZ_SECONDS=60; needs
 	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 	@cd crates/nova-proto && cargo +nightly fuzz run stream -- -max_total_time=$(or $(FUZZ_SECONDS),60)
 
-deploy: build ## copies bin/nova to SERVER=user@host over ssh; restarts nova.service if it runs there
+deploy: ## copies bin/nova to SERVER=user@host over ssh; restarts nova.service if it runs there
+	@[ -n "$(SERVER)" ] || { echo "make deploy SERVER=user@host: which server?" >&2; exit 2; }
+	@$(MAKE) --no-print-directory build
 	@deploy/push $(SERVER)
 
 clean: ## what builds made; functions and keys in .nova/ stay. The daemon of `make run` must be stopped first
