@@ -16,6 +16,10 @@ const ADMIN_KEY_FILE: &str = "admin.key";
 const ADMIN_KEY_NAME: &str = "admin";
 /// Most bytes that are read of a file of ours; real ones hold a line or two.
 const FILE_MAX_BYTES: u64 = 4096;
+/// Rights of group and others: nobody's business in a data directory.
+const OTHERS_MODE: u32 = 0o077;
+/// What makes a directory Nova's: left by a daemon, by `nova setup` or by `nova runtime add`.
+const OURS: [&str; 4] = [LOCK_FILE, "daemon-id", "nova.db", "artifacts"];
 
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +33,12 @@ pub enum DataDirError {
         #[source]
         source: io::Error,
     },
+    /// It is somebody else's: making it private would take it away from them.
+    #[error(
+        "{0} is open to other users and holds what is not Nova's; choose another data directory with \
+         --data-dir, or make it yours with `chmod 700 {0}`"
+    )]
+    Foreign(PathBuf),
     /// Another daemon uses it.
     #[error(
         "the data directory {path} is used by another daemon{}; stop that one, or choose another \
@@ -61,8 +71,14 @@ impl DataDir {
             move |source| DataDirError::Io { path, source }
         };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(error(path))?;
-        // One that was there already may be open to others; database and code lie in it.
-        std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(error(path))?;
+        let metadata = std::fs::metadata(path).map_err(error(path))?;
+        if metadata.mode() & OTHERS_MODE != 0 {
+            if !is_ours(path).map_err(error(path))? {
+                return Err(DataDirError::Foreign(path.to_owned()));
+            }
+            // Database and code lie in it.
+            std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(error(path))?;
+        }
         let lock_path = path.join(LOCK_FILE);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -132,6 +148,12 @@ impl Drop for DataDir {
     }
 }
 
+/// Whether the directory is empty, or Nova has used it before.
+fn is_ours(path: &Path) -> io::Result<bool> {
+    let used = OURS.iter().any(|name| path.join(name).symlink_metadata().is_ok());
+    Ok(used || std::fs::read_dir(path)?.next().is_none())
+}
+
 /// Whether the open file is the one that the path names.
 fn is_still_at(file: &File, path: &Path) -> bool {
     let place = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
@@ -193,6 +215,24 @@ mod tests {
         assert!(!path.join(LOCK_FILE).exists(), "nothing says that a daemon runs");
         let _second = DataDir::take(&path).unwrap();
         assert_eq!(announced_url(&path), None, "a daemon that is starting has no address yet");
+    }
+
+    #[test]
+    fn what_is_somebody_elses_stays_as_it_is() {
+        let root = tempfile::tempdir().unwrap();
+        let mode = || std::fs::metadata(root.path()).unwrap().permissions().mode() & 0o7777;
+        let open =
+            || std::fs::set_permissions(root.path(), Permissions::from_mode(0o1777)).unwrap();
+        open();
+        let file = root.path().join("diary");
+        std::fs::write(&file, "dear").unwrap();
+        let error = DataDir::take(root.path()).unwrap_err().to_string();
+        assert!(error.contains("--data-dir") && error.contains("chmod 700"), "{error}");
+        assert_eq!((mode(), root.path().read_dir().unwrap().count()), (0o1777, 1));
+
+        std::fs::create_dir(root.path().join("artifacts")).unwrap();
+        let _ours = DataDir::take(root.path()).unwrap();
+        assert_eq!(mode(), 0o700);
     }
 
     #[test]
