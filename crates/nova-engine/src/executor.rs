@@ -193,6 +193,12 @@ impl Executor {
         self.start();
     }
 
+    /// Waits until the calls that have ended are in the store, at most `within`: for readers of logs
+    /// and records, who have just called.
+    pub async fn records_written(&self, within: Duration) -> bool {
+        self.shared.recorder.flush(within).await
+    }
+
     /// The pool at this moment.
     pub fn stats(&self) -> Stats {
         self.shared.pool.stats()

@@ -65,6 +65,7 @@ pub async fn list(
         }
         (None, None) => {}
     }
+    api.settle_records().await;
     let found = api.store.invocations(&InvocationFilter { function, failed }, &page).await?;
     Ok(Json(Paged {
         items: found.items.into_iter().map(InvocationView::from).collect(),
@@ -79,10 +80,11 @@ pub async fn get(
     Extension(caller): Extension<Caller>,
     RequestPath(id): RequestPath,
 ) -> Result<Json<InvocationView>, Problem> {
+    api.settle_records().await;
     let attempts = api.store.invocation(id).await?;
     let latest = attempts.into_iter().find(|record| caller.may_use(&record.function));
     latest.map(|record| Json(record.into())).ok_or_else(|| {
-        let detail = format!("no call {id} is known; records appear within a second of the answer");
+        let detail = format!("no call {id} is known; records are kept for 30 days");
         Problem::new(ErrorCode::InvocationNotFound, detail)
     })
 }

@@ -61,6 +61,7 @@ pub async fn get(
         contains: q.filter(|text| !text.is_empty()),
         tail,
     };
+    api.settle_records().await;
     let lines = api.store.logs(&filter).await?;
     if lines.is_empty() {
         functions::find(&api, &filter.function).await?;

@@ -49,8 +49,13 @@ use problem::{ErrorCode, Problem};
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+
+/// How long a reader of logs and records waits for what has ended already to be written. Longer means
+/// that the store is away, and it says so itself.
+const RECORDS_WAIT: Duration = Duration::from_secs(1);
 
 /// What the handlers work with.
 pub struct Api {
@@ -74,6 +79,16 @@ pub struct Api {
     pub code_jobs: Semaphore,
     /// Cancelled when the daemon begins to stop.
     pub draining: CancellationToken,
+}
+
+impl Api {
+    /// Waits for the records of calls that have ended: who has just called and now looks for the log
+    /// finds it.
+    async fn settle_records(&self) {
+        if !self.executor.records_written(RECORDS_WAIT).await {
+            tracing::warn!("logs and records are read while the newest are not written yet");
+        }
+    }
 }
 
 /// The isolation backend as clients see it.

@@ -16,8 +16,8 @@ async fn calls_are_remembered_newest_first() {
     let good = invoke("hello", json!({})).await;
     let bad = invoke("hello", json!({ "fail": "function_exited" })).await;
     let other = invoke("other", json!({})).await;
-    let count = |n: usize| move |page: &Value| page["items"].as_array().unwrap().len() == n;
-    let all = fixture.until("/invocations", count(3)).await;
+    // At once: a call that was answered is in the records.
+    let all = fixture.get("/invocations").await.json();
     let ids = |page: &Value| -> Vec<Value> {
         page["items"].as_array().unwrap().iter().map(|item| item["request_id"].clone()).collect()
     };
@@ -58,7 +58,7 @@ async fn logs_can_be_searched() {
     let first = log("one apple").await;
     log("two pears").await;
     let path = "/functions/hello/logs";
-    let both = fixture.until(path, |page| page["items"].as_array().unwrap().len() == 2).await;
+    let both = fixture.get(path).await.json();
     assert_eq!(both["items"][0]["text"], "one apple", "oldest first");
     let texts = |page: Value| -> Vec<String> {
         let items = page["items"].as_array().unwrap().clone();
