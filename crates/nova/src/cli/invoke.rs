@@ -8,7 +8,7 @@ use nova_domain::{FunctionError, Phases};
 use nova_proto::PAYLOAD_MAX_BYTES;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::io::Read;
+use std::io::{self, IsTerminal, Read};
 use std::process::ExitCode;
 
 #[derive(Debug, Args)]
@@ -59,7 +59,7 @@ pub async fn invoke(client: &Client, args: InvokeArgs) -> anyhow::Result<ExitCod
     let bytes = client.post_raw(&["functions", &args.name, "invoke"], query, payload).await?;
     let answer: Answer = serde_json::from_slice(&bytes).context("the answer makes no sense")?;
     for line in &answer.logs {
-        eprintln!("{}", line.text);
+        eprintln!("{}", output::log_text(&line.text, io::stderr().is_terminal()));
     }
     match args.output {
         Some(AnswerFormat::Json) => {

@@ -3,6 +3,7 @@ use super::client::Client;
 use super::connection::UrlArgs;
 use super::output::{self, Format, cell, print_line, time};
 use clap::{Args, ValueEnum};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 #[derive(Debug, Args)]
@@ -54,7 +55,8 @@ pub async fn logs(client: &Client, args: LogsArgs) -> anyhow::Result<ExitCode> {
         LogFormat::Yaml => output::print_value(&items, Format::Yaml)?,
         LogFormat::Text | LogFormat::Wide => {
             for line in items.as_array().into_iter().flatten() {
-                let (at, text) = (time(&line["time"]), cell(&line["text"]));
+                let at = time(&line["time"]);
+                let text = output::log_text(&cell(&line["text"]), io::stdout().is_terminal());
                 let wide = matches!(args.output, LogFormat::Wide);
                 let origin = wide
                     .then(|| format!(" {} {}", cell(&line["request_id"]), cell(&line["stream"])));

@@ -73,6 +73,17 @@ pub fn print_value(value: &Value, format: Format) -> io::Result<()> {
     print_line(text.trim_end())
 }
 
+/// What a function wrote, as it is shown: on a terminal, characters that would steer it are written
+/// out. Elsewhere the text is what it was.
+pub fn log_text(text: &str, to_terminal: bool) -> String {
+    let steers = |c: char| c.is_control() && c != '\t';
+    if !to_terminal || !text.contains(steers) {
+        return text.to_owned();
+    }
+    let shown = |c: char| if steers(c) { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
+}
+
 /// Prints a line of data. A reader that has seen enough (`| head`) is no error.
 pub fn print_line(text: &str) -> io::Result<()> {
     match writeln!(io::stdout().lock(), "{text}") {

@@ -36,6 +36,13 @@ fn help_shows_no_option_that_means_nothing() {
 }
 
 #[test]
+fn what_a_function_logs_does_not_steer_a_terminal() {
+    let hostile = "red \u{1b}[31m\u{7}\ttab \u{9b}2J";
+    assert_eq!(output::log_text(hostile, true), "red \\u{1b}[31m\\u{7}\ttab \\u{9b}2J");
+    assert_eq!(output::log_text(hostile, false), hostile);
+}
+
+#[test]
 fn flags_become_the_fields_of_the_api() {
     let line = "register hello -r python -H main.py -m 256 -t 5 --mode persistent \
                 --min-replicas 1 --max-replicas 4 --instance-concurrency 2 --vcpus 2 --disk-iops 10 \
