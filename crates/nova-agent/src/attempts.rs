@@ -1,8 +1,8 @@
 //! Which attempts were run: the promise that one (request id, attempt) runs at most once.
 use std::collections::{HashSet, VecDeque};
 
-/// How many attempts are remembered. A host repeats itself within seconds, if ever; this is minutes
-/// of calls at a thousand a second's worth of microVMs, and under a megabyte.
+/// How many attempts are remembered. A host repeats itself within a second, if ever; this is
+/// four seconds of the shortest calls that one guest can run, and under a megabyte.
 const REMEMBERED: usize = 4096;
 
 /// The latest [`REMEMBERED`] attempts.

@@ -115,6 +115,10 @@ impl CodeBody {
     pub fn into_upload(self) -> Result<Upload, InvalidField> {
         match self {
             Self::Text(text) | Self::Inline(Object(InlineBody { inline: text })) => {
+                if text.is_empty() {
+                    let hint = "give the text of the program";
+                    return Err(InvalidField::new("code", "empty", hint));
+                }
                 Ok(Upload::Inline(text.into_bytes()))
             }
             Self::Archive(Object(ArchiveBody { archive })) => {
