@@ -108,7 +108,9 @@ pub async fn guard(
 ) -> Response {
     let caller = match access {
         Access::Open => Ok(Caller { key: None }),
-        Access::Key(..) if !api.settings.authentication => Ok(Caller { key: None }),
+        Access::Key(..) if !api.settings.authentication => {
+            not_from_another_site(request.headers()).map(|()| Caller { key: None })
+        }
         Access::Key(role, scope) => {
             // A path that is no text names no function; the handler says what is wrong with it.
             let mut names = params.iter().flat_map(|params| params.iter());
@@ -123,6 +125,21 @@ pub async fn guard(
         }
         Err(problem) => problem.into_response(),
     }
+}
+
+/// Without keys every program of this host may call, but no page of somebody else's that a browser of
+/// this host shows: browsers say where a request comes from.
+fn not_from_another_site(headers: &HeaderMap) -> Result<(), Problem> {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let same_site =
+        text("sec-fetch-site").is_none_or(|site| matches!(site, "same-origin" | "none"));
+    let own = format!("http://{}", text("host").unwrap_or_default());
+    if same_site && text("origin").is_none_or(|origin| origin == own) {
+        return Ok(());
+    }
+    let detail = "a web page of another site may not use a daemon that asks for no key; start it \
+                  without --insecure-no-auth";
+    Err(Problem::new(ErrorCode::Forbidden, detail))
 }
 
 async fn authorize(

@@ -176,6 +176,17 @@ async fn without_authentication_everybody_of_this_host_may() {
     let fixture = Fixture::with_settings(|settings| settings.authentication = false).await;
     let answer = fixture.send_with(Method::GET, "/functions", &[], "").await;
     assert_eq!(answer.status, StatusCode::OK);
+    for (name, value, status) in [
+        ("origin", "http://127.0.0.1:9000", 200),
+        ("sec-fetch-site", "none", 200),
+        ("origin", "https://evil.example", 403),
+        ("origin", "null", 403),
+        ("sec-fetch-site", "cross-site", 403),
+        ("sec-fetch-site", "same-site", 403),
+    ] {
+        let answer = fixture.send_with(Method::GET, "/functions", &[(name, value)], "").await;
+        assert_eq!(answer.status.as_u16(), status, "{name}: {value}");
+    }
 }
 
 #[tokio::test]
