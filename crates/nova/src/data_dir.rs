@@ -9,6 +9,7 @@ use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const LOCK_FILE: &str = "daemon.pid";
 const ADMIN_KEY_FILE: &str = "admin.key";
@@ -18,6 +19,10 @@ const ADMIN_KEY_NAME: &str = "admin";
 const FILE_MAX_BYTES: u64 = 4096;
 /// Rights of group and others: nobody's business in a data directory.
 const OTHERS_MODE: u32 = 0o077;
+/// How often a lock that is held is looked at again, and after which pause: the command line holds it
+/// for microseconds, to see whether a daemon does.
+const LOCK_LOOKS: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// What makes a directory Nova's: left by a daemon, by `nova setup` or by `nova runtime add`.
 const OURS: [&str; 4] = [LOCK_FILE, "daemon-id", "nova.db", "artifacts"];
 
@@ -82,12 +87,17 @@ impl DataDir {
         let lock_path = path.join(LOCK_FILE);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut looks_left = LOCK_LOOKS;
         let lock = loop {
             let mut lock = options.open(&lock_path).map_err(error(&lock_path))?;
             match lock.try_lock() {
                 Ok(()) if is_still_at(&lock, &lock_path) => break lock,
                 // A daemon that ended has removed the file between our opening and locking it.
                 Ok(()) => {}
+                Err(TryLockError::WouldBlock) if looks_left > 0 => {
+                    looks_left -= 1;
+                    std::thread::sleep(LOCK_PAUSE);
+                }
                 Err(TryLockError::WouldBlock) => {
                     let pid = read_short(&mut lock).ok().and_then(|text| line(&text, 0));
                     return Err(DataDirError::InUse { path: path.to_owned(), pid });
@@ -161,10 +171,14 @@ fn is_still_at(file: &File, path: &Path) -> bool {
     matches!((opened, named), (Ok(opened), Ok(named)) if opened == named)
 }
 
-/// The address of the daemon that uses this directory, or that crashed in it.
+/// The address of the daemon that uses this directory. Where one crashed, somebody else may listen at
+/// its address by now, and would be told the key.
 pub fn announced_url(data_dir: &Path) -> Option<String> {
     let mut file = File::open(data_dir.join(LOCK_FILE)).ok()?;
-    line(&read_short(&mut file).ok()?, 1)
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => line(&read_short(&mut file).ok()?, 1),
+        Ok(()) | Err(TryLockError::Error(_)) => None,
+    }
 }
 
 /// The key that the first run left in this directory, if this user may read it.
@@ -239,6 +253,7 @@ mod tests {
     fn what_a_crash_left_is_taken_over() {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join(LOCK_FILE), "1\nhttp://127.0.0.1:9000\n").unwrap();
+        assert_eq!(announced_url(root.path()), None, "nobody is known to listen there now");
         let _directory = DataDir::take(root.path()).unwrap();
         assert_eq!(announced_url(root.path()), None);
     }

@@ -2,7 +2,8 @@
 //!
 //! The address is `--url`, else what the daemon of the data directory announced, else the default. The
 //! key is `NOVA_API_KEY`, else the `admin.key` that the first run left in the data directory. That
-//! file is used for a loopback address only: the key of this host is not for other hosts.
+//! file is used only for the daemon that runs from this directory: whoever else listens on this host, or
+//! listens there after a crash, is not told the key.
 use super::client::Client;
 use crate::config::default_data_dir;
 use crate::data_dir::{admin_key, announced_url};
@@ -47,22 +48,31 @@ impl UrlArgs {
     /// A client of the daemon.
     pub fn client(&self, data_dir: &DataDirArgs) -> anyhow::Result<Client> {
         let data_dir = data_dir.path();
-        let url = match &self.url {
-            Some(url) => url.clone(),
-            None => announced_url(&data_dir).unwrap_or_else(|| DEFAULT_URL.to_owned()),
-        };
-        let url = Url::parse(&url)
-            .ok()
-            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+        let announced = announced_url(&data_dir);
+        let url = self.url.as_ref().or(announced.as_ref()).map_or(DEFAULT_URL, String::as_str);
+        let url = parse(url)
             .with_context(|| format!("`{url}` is not an address; write it as {DEFAULT_URL}"))?;
         let given = std::env::var("NOVA_API_KEY").ok().filter(|key| !key.trim().is_empty());
         let key = match given {
             Some(key) => Some(key.trim().to_owned()),
-            None if is_loopback(&url) => admin_key(&data_dir),
-            None => None,
+            None => announced
+                .and_then(|announced| parse(&announced))
+                .filter(|announced| is_same(announced, &url))
+                .and_then(|_| admin_key(&data_dir)),
         };
         Client::new(url, key)
     }
+}
+
+fn parse(url: &str) -> Option<Url> {
+    let url = Url::parse(url).ok()?;
+    (matches!(url.scheme(), "http" | "https") && url.has_host()).then_some(url)
+}
+
+/// Whether both are the same listener: loopback has several names.
+fn is_same(one: &Url, other: &Url) -> bool {
+    let same_host = one.host() == other.host() || is_loopback(one) && is_loopback(other);
+    same_host && one.port_or_known_default() == other.port_or_known_default()
 }
 
 /// Whether the address is this host.
