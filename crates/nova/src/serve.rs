@@ -36,6 +36,9 @@ const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client that has asked before may take for a request's head, or keep its connection
 /// without any request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most bytes of a request's head: several times what browsers and proxies send. It is kept for every
+/// connection, also of those who have no key.
+const HEAD_MAX_BYTES: usize = 64 * 1024;
 /// Pause after an accept that failed: out of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -70,7 +73,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     let places = Arc::new(Semaphore::new(connections_max(getrlimit(Resource::Nofile).current)));
     let service = router.map_request(|request: Request<Incoming>| request.map(Body::new));
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_MAX_BYTES);
     loop {
         let accepted = async {
             let place = places.clone().acquire_owned().await;

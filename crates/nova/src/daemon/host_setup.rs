@@ -7,7 +7,9 @@ use nova_engine::EngineConfig;
 use nova_vm::backend::Chosen;
 use nova_vm::host::{Host, HostConfig};
 use nova_vm::images::Artifacts;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 
 /// The part of the host's memory that VMs may take; the rest is for the host itself.
 const VM_MEMORY_PERCENT: u64 = 80;
@@ -19,6 +21,16 @@ pub fn raise_open_files() {
     let wanted = Rlimit { current: limit.maximum, ..limit };
     if let Err(error) = setrlimit(Resource::Nofile, wanted) {
         tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// Lets no crash write this process's memory to disk: the master key and secrets are in it.
+pub fn forbid_core_dumps() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let limited = setrlimit(Resource::Core, none);
+    let hidden = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    if let Err(error) = limited.and(hidden) {
+        tracing::warn!(%error, "a crash of the daemon may write its memory to disk");
     }
 }
 

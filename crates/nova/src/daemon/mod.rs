@@ -54,6 +54,7 @@ pub async fn main(args: DaemonArgs, data_dir: Option<PathBuf>) -> anyhow::Result
     let config = read_config(args, data_dir)?;
     start_log(config.log_format);
     host_setup::raise_open_files();
+    host_setup::forbid_core_dumps();
     let mut signals = Signals::new()?;
     let Starting { daemon, listener, router } = tokio::select! {
         started = Starting::new(&config) => started?,
