@@ -111,12 +111,16 @@ fn become_function(procs: &[i32], directory: &CStr) -> io::Result<()> {
         let written = unsafe { libc::write(fd, c"0".as_ptr().cast(), 1) };
         check(0, written as i64)?;
     }
-    // The agent is exempt from the OOM killer where it may be; the function must not inherit that.
+    // The agent is exempt from the OOM killer where it may be; the function must not inherit that. A
+    // container is preferred by it, and stays so.
     // SAFETY: see above.
     unsafe {
-        let fd = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        let fd = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
         if fd >= 0 {
-            libc::write(fd, c"0".as_ptr().cast(), 1);
+            let mut sign = 0_u8;
+            if libc::read(fd, (&raw mut sign).cast(), 1) == 1 && sign == b'-' {
+                libc::pwrite(fd, c"0".as_ptr().cast(), 1, 0);
+            }
             libc::close(fd);
         }
     }

@@ -39,6 +39,8 @@ const AGENT_MEMORY_PER_CALL_MB: u64 = 16;
 const AGENT_PIDS_MAX: u32 = 512;
 /// Size of the tmpfs at /run, MiB: secrets and input files, written by the agent alone.
 const RUN_MB: u32 = 64;
+/// Pseudo-terminals of a container: the host has 4096 for all, and one function could take them.
+const PTYS_MAX: u32 = 64;
 /// Size of /dev/shm, MiB: what container runtimes give by default. Counts as the function's memory.
 const SHM_MB: u32 = 64;
 /// Files and directories on one tmpfs. Each costs kernel memory of the function's cgroup.
@@ -191,6 +193,7 @@ impl Bundle<'_> {
     }
 
     fn mounts(&self) -> Vec<Value> {
+        let ptys = format!("max={PTYS_MAX}");
         let mut mounts = vec![
             json!({
                 "destination": "/proc", "type": "proc", "source": "proc",
@@ -199,7 +202,7 @@ impl Bundle<'_> {
             tmpfs("/dev", 1, &["nosuid", "noexec", "mode=755"]),
             json!({
                 "destination": "/dev/pts", "type": "devpts", "source": "devpts",
-                "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
+                "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", ptys],
             }),
             tmpfs("/dev/shm", SHM_MB, &["nosuid", "nodev", "noexec", "mode=1777"]),
             // The owner matters too: runtimes give a tmpfs the mode of the directory below it.
