@@ -267,11 +267,19 @@ impl Drop for OpenCall<'_> {
 /// The reply that is left when it is not the expected one: the table lets only refusals pass.
 fn refusal(reply: Reply) -> LineError {
     match reply {
-        Reply::Refused(refusal) => LineError::Refused(refusal),
+        Reply::Refused(mut refusal) => {
+            cut(&mut refusal.message);
+            LineError::Refused(refusal)
+        }
         Reply::Ready(_) | Reply::Done(_) | Reply::Pong {} | Reply::Stopping {} => {
             LineError::Closed("a reply of the wrong kind".into())
         }
     }
+}
+
+/// A guest's words as long as the protocol promises them.
+fn cut(message: &mut String) {
+    message.truncate(message.floor_char_boundary(ERROR_MESSAGE_MAX_BYTES));
 }
 
 /// A report as the protocol promises it, or why it is not.
@@ -288,8 +296,7 @@ fn checked(
         *phase = took_us.min(*phase);
     }
     if let Some(error) = &mut report.error {
-        let cut = error.message.floor_char_boundary(ERROR_MESSAGE_MAX_BYTES);
-        error.message.truncate(cut);
+        cut(&mut error.message);
     }
     match (&report.output, &report.error) {
         (Some(output), _) if output.get().len() > PAYLOAD_MAX_BYTES => {
