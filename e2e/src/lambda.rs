@@ -1,12 +1,14 @@
-//! Real AWS runtime clients, as functions bring them: Rust's crate in a static `bootstrap`, and Python's
-//! from the package index.
+//! Real AWS runtime clients, as functions bring them: Rust's crate in a static `bootstrap`, and Python's and
+//! Node.js's from their package indices.
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// The version that the wire shapes were taken from.
 const AWSLAMBDARIC: &str = "awslambdaric==4.2.2";
 /// Where the crate with the function in Rust is.
 const RUST_FUNCTION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/rust-function");
+/// What builds the client for Node.js, once, and prints where it is.
+const NODE_CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/node-client/build");
 /// What it is built for: a target of its own, so that the static C library is for it alone.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -51,4 +53,12 @@ pub fn install_awslambdaric(directory: &Path) {
         .status()
         .expect("python3 is installed");
     assert!(status.success(), "pip did not install {AWSLAMBDARIC}");
+}
+
+/// The `node_modules` of a function with the Node.js client.
+pub fn node_client() -> PathBuf {
+    let built = Command::new(NODE_CLIENT).stderr(Stdio::inherit()).output();
+    let built = built.expect("python3 is installed");
+    assert!(built.status.success(), "aws-lambda-ric was not built");
+    PathBuf::from(String::from_utf8_lossy(&built.stdout).trim())
 }

@@ -8,13 +8,15 @@
 mod cli;
 pub mod daemon;
 mod examples;
+mod go;
 mod http;
 mod lambda;
 
 pub use cli::{CliOutput, cli, cli_with_input};
 pub use examples::static_binary;
+pub use go::go_function;
 pub use http::{Answer, FunctionUnderTest, Nova};
-pub use lambda::{install_awslambdaric, rust_function};
+pub use lambda::{install_awslambdaric, node_client, rust_function};
 
 use std::time::{Duration, Instant};
 

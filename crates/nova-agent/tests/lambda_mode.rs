@@ -422,6 +422,103 @@ fn several_events_are_out_at_once() {
     }
 }
 
+/// One loop that asks for the next event before it has answered the last one.
+const EAGER: &str = r#"
+def answer(id, event):
+    if event.get("touch"): open(event["touch"], "w").close()
+    while event.get("until") and not os.path.exists(event["until"]): time.sleep(0.01)
+    respond(id, json.dumps(event))
+s = connect()
+while True:
+    id, _, event = fetch(s)
+    threading.Thread(target=answer, args=(id, event)).start()
+"#;
+
+#[test]
+fn one_who_takes_several_events_may_ask_ahead() {
+    let (_guest, mut host) = start_runtime(EAGER, 2);
+    for round in 0..3 {
+        let waiting = host.begin(exec(&format!(r#"{{"until": "/tmp/{round}"}}"#)));
+        // With this one both are out, and the runtime asks for a third.
+        let touch = value!({"touch": format!("/tmp/{round}")});
+        assert_eq!(json(host.call(&touch.to_string()).output()), touch);
+        host.outcome(waiting).output();
+    }
+    assert_eq!(host.call("{}").report.phases.init_us, 0, "it is the same process");
+}
+
+/// Two workers that cannot start: the first one's word counts. Then one that asks all the same.
+const TWO_FAILURES: &str = r#"
+def fail(what): return request("POST", RUNTIME + "/init/error", json.dumps({"errorMessage": what}))[0]
+first, second = fail("first"), fail("second")
+asked = request("GET", RUNTIME + "/invocation/next")[0]
+print(first, second, asked, flush=True)
+"#;
+
+#[test]
+fn a_second_error_of_the_initialisation_is_refused() {
+    let (_guest, mut host) = start_runtime(TWO_FAILURES, 2);
+    let outcome = host.call("1");
+    assert_eq!(outcome.error(), (Kind::FunctionNotStarted, "first"));
+    assert_eq!(outcome.from(LogStream::Stdout), ["202 403 403"]);
+}
+
+#[test]
+fn one_that_cannot_go_on_after_a_restore_says_so() {
+    // As clients with hooks do: they wait for the restore before they ask for an event.
+    let runtime = r#"
+print(request("GET", RUNTIME + "/restore/next")[0], flush=True)
+error = {"errorMessage": "hook", "errorType": "Runtime.AfterRestoreError"}
+print(request("POST", RUNTIME + "/restore/error", json.dumps(error))[0], flush=True)
+sys.exit(1)
+"#;
+    let (_guest, mut host) = start_runtime(runtime, 1);
+    let outcome = host.call("1");
+    let message = "Runtime.AfterRestoreError: hook";
+    assert_eq!(outcome.error(), (Kind::FunctionNotStarted, message));
+    assert_eq!(outcome.from(LogStream::Stdout), ["200", "202"]);
+}
+
+/// Two workers; one of them dies while it waits for an event, together with its connection.
+const DYING_WORKER: &str = r#"
+if os.fork() == 0:
+    connect().sendall(f"GET {RUNTIME}/invocation/next HTTP/1.1\r\n\r\n".encode())
+    open("/tmp/parked", "w").close()
+    while not os.path.exists("/tmp/die"): time.sleep(0.01)
+    os._exit(1)
+while not os.path.exists("/tmp/parked"): time.sleep(0.01)
+open("/tmp/die", "w").close()
+os.wait()
+while True:
+    id, _, event = fetch()
+    respond(id, json.dumps(event))
+"#;
+
+#[test]
+fn a_worker_that_dies_while_it_waits_swallows_no_event() {
+    let (_guest, mut host) = start_runtime(DYING_WORKER, 2);
+    for number in 1..=5 {
+        assert_eq!(host.call(&number.to_string()).output(), number.to_string());
+    }
+}
+
+#[test]
+fn an_events_deadline_is_its_timeout_from_now() {
+    let runtime = r#"
+while True:
+    id, headers, _ = fetch()
+    respond(id, json.dumps(int(headers["lambda-runtime-deadline-ms"]) - time.time() * 1000))
+"#;
+    let (_guest, mut host) = start_runtime(runtime, 1);
+    let mut left_of = |timeout_ms: u64| {
+        let id = host.begin(exec_within("1", timeout_ms));
+        json(host.outcome(id).output()).as_f64().expect("a number")
+    };
+    let (longer, shorter) = (left_of(3_600_000), left_of(60_000));
+    assert!(shorter > 0.0 && shorter <= 60_001.0, "{shorter}");
+    assert!(longer > 60_001.0 && longer <= 3_600_001.0, "{longer}");
+}
+
 #[test]
 fn a_caller_who_leaves_takes_nobody_along() {
     let (_guest, mut host) = start_runtime(WORKERS, 2);

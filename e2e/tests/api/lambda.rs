@@ -1,12 +1,11 @@
-//! Functions in `lambda` mode: handlers in Python and JavaScript, and the real clients of AWS.
+//! Functions in `lambda` mode: handlers in Python and JavaScript.
 use crate::bad_input::tar_gz;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use flate2::{Compression, write::GzEncoder};
-use nova_e2e::{FunctionUnderTest, Nova, cli, eventually, install_awslambdaric, rust_function};
+use nova_e2e::{FunctionUnderTest, Nova, cli, eventually};
 use serde_json::{Value, json};
-use std::path::Path;
 
-const PYTHON: &str = r#"
+/// Does what the event says, and tells of its call.
+pub const PYTHON: &str = r#"
 import logging, os, sys, time
 logging.getLogger().setLevel("INFO")
 print("module loaded")
@@ -38,7 +37,8 @@ async def later():
     return "later"
 "#;
 
-const NODE: &str = r#"
+/// The same in JavaScript.
+pub const NODE: &str = r#"
 console.log("module loaded");
 let calls = 0;
 exports.handler = async (event, context) => {
@@ -74,7 +74,8 @@ async fn of_files(
     of_archive(nova, runtime, &tar_gz(&files), fields).await
 }
 
-async fn of_archive(
+/// A function from a whole archive.
+pub async fn of_archive(
     nova: &Nova,
     runtime: &str,
     archive: &[u8],
@@ -89,7 +90,7 @@ async fn of_archive(
 }
 
 /// A handler's context says what Nova knows of the call, and the second call finds the same process.
-async fn assert_answers(function: &FunctionUnderTest, file: &str) {
+pub async fn assert_answers(function: &FunctionUnderTest, file: &str) {
     let cold = function.call(&json!({"a": "é"})).await;
     let output = &cold["output"];
     assert_eq!(output["event"], json!({"a": "é"}));
@@ -113,7 +114,8 @@ async fn logs(function: &FunctionUnderTest, nova: &Nova, payload: &Value) -> Vec
     lines.iter().map(|line| line["text"].as_str().unwrap().to_owned()).collect()
 }
 
-fn detail(error: &Value) -> (&str, &str) {
+/// Type and message of what a handler threw.
+pub fn detail(error: &Value) -> (&str, &str) {
     let text = |name: &str| error["detail"][name].as_str().unwrap_or_else(|| panic!("{error}"));
     assert!(error["detail"]["stackTrace"].is_array(), "{error}");
     (text("errorType"), text("errorMessage"))
@@ -378,57 +380,6 @@ async fn the_command_line_stores_a_file_under_the_handlers_name() {
     run(&["update", &name, "-c", path]);
     assert_eq!(run(&["invoke", &name]), "changed");
     nova.delete(&format!("/functions/{name}")).await;
-}
-
-/// Everything below a directory, as an archive.
-fn archive_of(directory: &Path) -> Vec<u8> {
-    let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
-    archive.append_dir_all(".", directory).unwrap();
-    archive.into_inner().unwrap().finish().unwrap()
-}
-
-#[tokio::test]
-async fn the_python_client_of_aws_runs_unmodified() {
-    let nova = Nova::from_env();
-    let directory = tempfile::tempdir().unwrap();
-    install_awslambdaric(directory.path());
-    std::fs::write(directory.path().join("main.py"), PYTHON).unwrap();
-    let bootstrap = directory.path().join("bootstrap");
-    let text = "#!/bin/sh\nexec /usr/bin/python3 -m awslambdaric \"$_HANDLER\"\n";
-    std::fs::write(&bootstrap, text).unwrap();
-    std::fs::set_permissions(&bootstrap, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .unwrap();
-    let function = of_archive(&nova, "python", &archive_of(directory.path()), json!({})).await;
-    assert_answers(&function, "/var/task/main.py").await;
-    let error = function.failure(&json!({"do": "raise"}), "function_failed").await;
-    assert_eq!(detail(&error), ("KeyError", "'no such order'"));
-    assert!(error["detail"]["stackTrace"].to_string().contains("main.py"), "{error}");
-    // It takes a SystemExit for an error of the handler, and goes on to end.
-    let error = function.invoke(&json!({"do": "exit"})).await.ok();
-    assert!(!error["error"].is_null(), "{error}");
-    assert_eq!(function.output(&json!({})).await["calls"], 1);
-    function.update(&json!({"handler": "elsewhere.handler"})).await;
-    let error = function.failure(&json!({}), "function_not_started").await;
-    assert_eq!(detail(&error).0, "Runtime.ImportModuleError");
-    function.delete().await;
-}
-
-#[tokio::test]
-async fn the_rust_client_of_aws_runs_unmodified() {
-    let nova = Nova::from_env();
-    let archive = tar_gz(&[("bootstrap", &rust_function(), 0o755)]);
-    let function = of_archive(&nova, "base", &archive, json!({"handler": "rust.handler"})).await;
-    let answer = function.call(&json!({"a": 1})).await;
-    let output = &answer["output"];
-    assert_eq!((&output["input"], &output["name"]), (&json!({"a": 1}), &json!(function.name)));
-    assert_eq!((&output["request_id"], &output["memory_mb"]), (&answer["request_id"], &json!(128)));
-    assert!(output["deadline_ms"].as_u64().is_some_and(|ms| ms > 1_700_000_000_000), "{output}");
-    let error = function.failure(&json!({"do": "fail"}), "function_failed").await;
-    assert!(error["message"].as_str().unwrap().contains("no such order"), "{error}");
-    let error = function.failure(&json!({"do": "panic"}), "function_failed").await;
-    assert!(error["message"].as_str().unwrap().contains("a bug"), "{error}");
-    assert_eq!(function.call(&json!({})).await["start"], "warm");
-    function.delete().await;
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! `NOVA_API_KEY` and `NOVA_BIN`.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod aws_clients;
 mod bad_input;
 mod bootstraps;
 mod capacity;

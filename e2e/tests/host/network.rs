@@ -17,7 +17,7 @@ use std::net::TcpListener;
 use std::process::Command;
 
 /// A public address that `egress` may reach.
-const PUBLIC: &str = "8.8.8.8";
+pub const PUBLIC: &str = "8.8.8.8";
 /// What no guest may reach: the metadata service and private ranges.
 const FORBIDDEN: [&str; 5] =
     ["169.254.169.254", "10.0.0.1", "192.168.1.1", "172.16.0.1", "100.64.0.1"];
@@ -46,7 +46,7 @@ with concurrent.futures.ThreadPoolExecutor(32) as pool:
 ";
 
 /// Two namespaces and the wire between them; removed when dropped.
-struct Internet {
+pub struct Internet {
     machine: String,
     sink: String,
 }
@@ -59,7 +59,8 @@ fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 impl Internet {
-    fn new(tag: &str) -> Self {
+    /// A new one; `tag` tells those of one test run apart.
+    pub fn new(tag: &str) -> Self {
         let id = std::process::id();
         let internet =
             Self { machine: format!("e2e-m{tag}-{id}"), sink: format!("e2e-s{tag}-{id}") };
@@ -96,6 +97,11 @@ impl Internet {
         internet
     }
 
+    /// The namespace outside the machine.
+    pub fn sink(&self) -> &str {
+        &self.sink
+    }
+
     /// Packets that arrived at the sink for this address.
     fn arrived(&self, address: &str) -> u64 {
         let table = run("ip", &["netns", "exec", &self.sink, "nft", "list", "table", "ip", "sink"]);
@@ -120,7 +126,7 @@ impl Internet {
     }
 
     /// Runs a test's story inside the machine, on a thread of its own.
-    fn in_machine(&self, story: impl AsyncFnOnce() + Send + 'static) {
+    pub fn in_machine(&self, story: impl AsyncFnOnce() + Send + 'static) {
         within(&self.machine, || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(story());
@@ -137,7 +143,7 @@ impl Drop for Internet {
 }
 
 /// Runs `action` in a network namespace, on a thread of its own.
-fn within<T: Send>(namespace: &str, action: impl FnOnce() -> T + Send) -> T {
+pub fn within<T: Send>(namespace: &str, action: impl FnOnce() -> T + Send) -> T {
     let file = File::open(format!("/run/netns/{namespace}")).unwrap();
     std::thread::scope(|scope| {
         let thread = scope.spawn(move || {
@@ -150,7 +156,8 @@ fn within<T: Send>(namespace: &str, action: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-async fn start(data: &std::path::Path) -> Daemon {
+/// A daemon with nothing special.
+pub async fn start(data: &std::path::Path) -> Daemon {
     DaemonOptions::new(data).start().await
 }
 

@@ -99,10 +99,12 @@ impl Board {
         position.is_some_and(|position| state.offered.remove(position).is_some())
     }
 
-    /// For a `next`: refuses it where the process has events enough to answer first.
+    /// For a `next`: refuses it where the process has its only event to answer first. One that takes several
+    /// may ask ahead, as AWS's client for Node.js does; it waits until a caller comes.
     pub fn ask(&self) -> Result<(), Refused> {
         let mut state = self.lock();
-        if state.init_failure.is_some() || state.taken.len() >= self.slots {
+        let is_out_of_turn = self.slots == 1 && !state.taken.is_empty();
+        if state.init_failure.is_some() || is_out_of_turn {
             return Err(Refused::State);
         }
         if !state.initialised {

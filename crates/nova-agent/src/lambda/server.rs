@@ -15,11 +15,17 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 /// Connections of a process, beside two for each event that it may work on at once: its extensions, and
 /// those of clients that it has left open. Each may hold a head of a MiB.
 const CONNECTIONS_SPARE: usize = 16;
+/// More of them for each processor, where the process takes several events at once: AWS's client for Node.js
+/// then starts eight threads per processor, each with a connection to ask over and one to answer over.
+const CONNECTIONS_PER_PROCESSOR: usize = 16;
+/// Most processors that count: as many as a function may have.
+const PROCESSORS_MAX: usize = 32;
 
 /// How long an accept that failed is left alone, so that a lasting failure does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -52,7 +58,7 @@ impl Server {
             board: board.clone(),
             about,
             stop: stop.clone(),
-            connections_max: 2 * slots + CONNECTIONS_SPARE,
+            connections_max: connections_max(slots),
         };
         std::thread::Builder::new().name("runtime-api".into()).spawn(move || {
             let run = AssertUnwindSafe(|| acceptor.run());
@@ -84,6 +90,15 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop.raise();
     }
+}
+
+/// Most connections of a process that takes so many events at once.
+fn connections_max(slots: usize) -> usize {
+    let processors = match slots {
+        1 => 0,
+        _ => available_parallelism().map_or(1, |found| found.get().min(PROCESSORS_MAX)),
+    };
+    2 * slots + CONNECTIONS_SPARE + CONNECTIONS_PER_PROCESSOR * processors
 }
 
 struct Acceptor {

@@ -195,6 +195,7 @@ mod tests {
         let manifest = Manifest::parse("lua", GOOD).unwrap();
         assert_eq!(manifest.id.as_str(), "lua");
         assert_eq!(manifest.modes[&Mode::Process].command[0], "/usr/bin/lua");
+        assert_eq!(manifest.snapshot, SnapshotTemplate::Booted, "the default");
     }
 
     #[test]
