@@ -8,6 +8,7 @@
 //! after the choice of the backend, because each backend attaches its guests differently.
 use crate::backend::{self, Backend, Choice, ChoiceError, Chosen, NoneDriver};
 use crate::container::{ContainerConfig, ContainerDriver};
+use crate::doctor::remove_leftovers;
 use crate::driver::{BootError, CodeSource, VmDriver};
 use crate::firecracker::{self, API_TIMEOUT_DEFAULT, FirecrackerConfig, FirecrackerDriver};
 use crate::images::code::CodeImages;
@@ -23,6 +24,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// Network namespaces kept ready: a burst of a few boots finds them made, and each costs little.
 const NETWORK_STOCK: usize = 8;
@@ -113,14 +115,17 @@ impl Host {
             return Ok(Self::without_guests(owner, catalog));
         }
         let lease = Lease::take(&owner, config.network_range)?;
-        let leftovers = reconcile(&owner, &config.oci_runtime).await;
+        let mut leftovers = reconcile(&owner, &config.oci_runtime).await;
+        let of_doctors = remove_leftovers(owner.data_dir(), config.network_range).await;
+        leftovers.add(Ok::<_, &str>(of_doctors));
         let code_dir = owner.data_dir().join("cache/code");
         let code = Arc::new(CodeImages::new(code_dir.clone(), code).map_err(io(code_dir))?);
 
         let firecracker = firecracker_config(&config, &owner);
+        let never = CancellationToken::new();
         let choice =
             backend::choose(config.backend, owner.data_dir(), firecracker.clone(), |probed| {
-                firecracker::probe(probed, lease.slots(), config.probe_timeout)
+                firecracker::probe(probed, lease.slots(), config.probe_timeout, &never)
             })
             .await?;
         let attachment = match choice.backend {

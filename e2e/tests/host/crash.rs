@@ -1,6 +1,6 @@
 //! `kill -9` of the daemon under load, and the start after it.
 use crate::{SLEEPER, call, create, scratch};
-use nova_e2e::daemon::{DaemonOptions, traces};
+use nova_e2e::daemon::{DaemonOptions, guests, processes_in_cgroup, traces};
 use nova_e2e::eventually;
 use serde_json::json;
 
@@ -96,28 +96,9 @@ async fn a_guest_that_is_killed_costs_its_own_call_only() {
     assert_eq!(traces(&id, &data), [""; 0]);
 }
 
-/// Processes of a daemon's guests.
-fn guests(daemon_id: &str) -> Vec<u32> {
-    processes_in_cgroup(&format!("nova-{}/", &daemon_id[..6]))
-}
-
 /// Processes of one guest.
 fn processes_of(vm: &str) -> Vec<u32> {
     let pids = processes_in_cgroup(vm);
     assert!(!pids.is_empty(), "no process of VM {vm}");
     pids
-}
-
-/// Host processes in a cgroup whose path holds this text; not those that have ended and only wait for
-/// the machine's init to look at their status.
-fn processes_in_cgroup(path: &str) -> Vec<u32> {
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    entries
-        .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
-        .filter(|pid: &u32| {
-            let about = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
-            let inside = about("cgroup").is_ok_and(|text| text.contains(path));
-            inside && !about("status").is_ok_and(|text| text.contains("State:\tZ"))
-        })
-        .collect()
 }

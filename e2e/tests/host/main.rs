@@ -7,6 +7,7 @@ mod backend_choice;
 mod broken_parts;
 mod crash;
 mod fairness;
+mod interrupted;
 mod network;
 mod secrets_at_rest;
 mod shutdown;

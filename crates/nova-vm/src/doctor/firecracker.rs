@@ -1,4 +1,5 @@
 //! Firecracker: its programs, its kernel, and whether a guest boots.
+use super::leftovers::PREFIX;
 use super::{Finding, Status, Subject};
 use crate::firecracker::{
     API_TIMEOUT_DEFAULT, FirecrackerConfig, OLDEST, RECOMMENDED, Version, probe,
@@ -7,6 +8,7 @@ use crate::images::prepare_initramfs;
 use crate::lease::Lease;
 use crate::owner::Owner;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// The two programs, there and of one version that works.
 pub(super) async fn programs(subject: &Subject) -> Vec<Finding> {
@@ -56,14 +58,15 @@ pub(super) fn kernel(subject: &Subject) -> Finding {
     }
 }
 
-/// The only proof: a guest that boots and answers.
-pub(super) async fn probe_guest(subject: &Subject) -> Finding {
+/// The only proof: a guest that boots and answers. Nothing of it is left when this returns, which it
+/// does early when `interrupted` is cancelled.
+pub(super) async fn probe_guest(subject: &Subject, interrupted: &CancellationToken) -> Finding {
     const CHECK: &str = "probe";
     let bad = subject.without_firecracker();
     if bad == Status::Ok {
         return Finding::ok(CHECK, format!("not needed with backend {}", subject.backend));
     }
-    match boot_one(subject).await {
+    match boot_one(subject, interrupted).await {
         Ok(took) => Finding::ok(CHECK, format!("a guest booted in {} ms", took.as_millis())),
         Err(problem) => Finding::bad(
             CHECK,
@@ -75,7 +78,7 @@ pub(super) async fn probe_guest(subject: &Subject) -> Finding {
     }
 }
 
-async fn boot_one(subject: &Subject) -> Result<Duration, String> {
+async fn boot_one(subject: &Subject, interrupted: &CancellationToken) -> Result<Duration, String> {
     let files = subject.artifacts.firecracker().map_err(|error| error.to_string())?;
     let kernel = subject.artifacts.kernel().map_err(|error| error.to_string())?;
     // A data directory of its own, because a running daemon holds the lock of the real one. On the
@@ -83,7 +86,7 @@ async fn boot_one(subject: &Subject) -> Result<Duration, String> {
     let existing = subject.data_dir.ancestors().find(|path| path.is_dir());
     let parent = existing.ok_or("the data directory has no parent")?;
     let directory = tempfile::Builder::new()
-        .prefix(".doctor-")
+        .prefix(PREFIX)
         .tempdir_in(parent)
         .map_err(|error| format!("{}: {error}", parent.display()))?;
     let owner = Owner::open(directory.path()).map_err(|error| error.to_string())?;
@@ -99,6 +102,6 @@ async fn boot_one(subject: &Subject) -> Result<Duration, String> {
         boot_timeout: subject.probe_timeout,
         api_timeout: API_TIMEOUT_DEFAULT,
     };
-    let booted = probe(config, lease.slots(), subject.probe_timeout).await;
+    let booted = probe(config, lease.slots(), subject.probe_timeout, interrupted).await;
     booted.map_err(|error| error.to_string())
 }

@@ -2,9 +2,10 @@
 //! anything in the way of their speed or safety?
 //!
 //! Looks and tries, changes nothing: the probe guest lives in a data directory of its own for as long
-//! as it takes. What is wrong comes with what to do about it.
+//! as it takes, and what a doctor that was killed left of such a guest is removed. What is wrong comes with what to do about it.
 mod firecracker;
 mod host;
+mod leftovers;
 mod settings;
 
 use crate::backend::Backend;
@@ -14,6 +15,9 @@ use serde::Serialize;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use leftovers::remove_leftovers;
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -100,12 +104,19 @@ impl Subject {
     }
 }
 
-/// Runs every check, whatever the others find. Takes as long as the probe guest does.
-pub async fn examine(subject: &Subject) -> Vec<Finding> {
+/// Runs every check, whatever the others find. Takes as long as the probe guest does. `None` when
+/// `interrupted` is cancelled meanwhile, once nothing is left of that guest.
+pub async fn examine(subject: &Subject, interrupted: &CancellationToken) -> Option<Vec<Finding>> {
+    let leftovers = leftovers::finding(subject).await;
+    let probe = firecracker::probe_guest(subject, interrupted).await;
+    interrupted.run_until_cancelled(look(subject, leftovers, probe)).await
+}
+
+/// The checks that make nothing, with the two findings of those that do where they belong.
+async fn look(subject: &Subject, leftovers: Finding, probe: Finding) -> Vec<Finding> {
     let mut findings = vec![host::root(subject), host::kvm(subject)];
     findings.extend(firecracker::programs(subject).await);
-    findings.push(firecracker::kernel(subject));
-    findings.push(firecracker::probe_guest(subject).await);
+    findings.extend([firecracker::kernel(subject), probe, leftovers]);
     findings.push(images(subject));
     findings.push(host::oci_runtime(subject).await);
     findings.extend([
@@ -153,9 +164,13 @@ mod tests {
         (dir, subject)
     }
 
+    async fn examine_all(subject: &Subject) -> Vec<Finding> {
+        examine(subject, &CancellationToken::new()).await.unwrap()
+    }
+
     async fn finding(backend: Backend, check: &str) -> Finding {
         let (_dir, subject) = subject(backend);
-        let all = examine(&subject).await;
+        let all = examine_all(&subject).await;
         all.into_iter().find(|finding| finding.check == check).unwrap()
     }
 
@@ -175,7 +190,7 @@ mod tests {
     async fn whatever_is_wrong_comes_with_a_fix() {
         for backend in [Backend::Firecracker, Backend::Container] {
             let (_dir, subject) = subject(backend);
-            for finding in examine(&subject).await {
+            for finding in examine_all(&subject).await {
                 assert!(finding.status == Status::Ok || finding.fix.is_some(), "{finding:?}");
             }
         }
@@ -192,7 +207,7 @@ mod tests {
     #[tokio::test]
     async fn every_check_has_a_name_of_its_own() {
         let (_dir, subject) = subject(Backend::Auto);
-        let all = examine(&subject).await;
+        let all = examine_all(&subject).await;
         let names: std::collections::HashSet<_> = all.iter().map(|finding| finding.check).collect();
         assert_eq!(names.len(), all.len());
     }

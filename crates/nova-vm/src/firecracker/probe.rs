@@ -13,16 +13,19 @@ use crate::slots::SlotAllocator;
 use nova_domain::Limits;
 use std::time::Duration;
 use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 
 /// The kernel's door to hardware virtualisation.
 const KVM: &str = "/dev/kvm";
 
-/// Boots a guest, and ends it. Returns how long the boot took. Nothing is left, whatever happens.
-/// Must not run while the owner has other guests.
+/// Boots a guest, and ends it. Returns how long the boot took, or an error as soon as `interrupted`
+/// is cancelled. Nothing is left when it returns; to drop the future instead leaves the removal to
+/// run as long as the runtime does. Must not run while the owner has other guests.
 pub async fn probe(
     mut config: FirecrackerConfig,
     slots: &SlotAllocator,
     timeout: Duration,
+    interrupted: &CancellationToken,
 ) -> Result<Duration, BootError> {
     config.boot_timeout = timeout;
     config.api_timeout = timeout;
@@ -45,16 +48,15 @@ pub async fn probe(
         drives: None,
     };
     let start = std::time::Instant::now();
-    let booted = host.boot(plan, Place::Alone(slot), files, None).await;
-    let took = start.elapsed();
-    let result = match booted {
-        Ok((ready, gone)) => {
-            drop(ready);
-            gone.wait().await;
-            Ok(took)
-        }
-        Err(error) => Err(kvm_problem().unwrap_or(error)),
+    let boot = host.boot(plan, Place::Alone(slot), files, None);
+    let result = match interrupted.run_until_cancelled(boot).await {
+        Some(Ok(_guest)) => Ok(start.elapsed()),
+        Some(Err(error)) => Err(kvm_problem().unwrap_or(error)),
+        None => Err(BootError::Unavailable("the probe was interrupted".into())),
     };
+    // The guest, or as much of it as there was, was dropped: its removal is under way.
+    host.removals.close();
+    host.removals.wait().await;
     if let Err(error) = spawn_blocking(move || reconcile::remove_shared(&host)).await {
         tracing::error!(%error, "removing the probe's directory was cut short");
     }

@@ -14,6 +14,7 @@ use crate::cli::DaemonArgs;
 use crate::config::{Config, LogFormat, RawConfig};
 use crate::data_dir::DataDir;
 use crate::serve::{self, Connections};
+use crate::signals::Signals;
 use anyhow::Context;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -30,7 +31,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -57,7 +57,7 @@ pub async fn main(args: DaemonArgs, data_dir: Option<PathBuf>) -> anyhow::Result
     let mut signals = Signals::new()?;
     let Starting { daemon, listener, router } = tokio::select! {
         started = Starting::new(&config) => started?,
-        () = signals.next() => return Ok(ExitCode::SUCCESS),
+        _ = signals.next() => return Ok(ExitCode::SUCCESS),
     };
     let stop = CancellationToken::new();
     let serving = serve::serve(listener, router, stop.clone());
@@ -96,29 +96,6 @@ fn start_log(format: LogFormat) {
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
-    }
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("signals cannot be handled");
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }
 
@@ -209,7 +186,7 @@ impl Daemon {
     async fn drain(self, connections: Connections, signals: &mut Signals, within: Duration) {
         let report = tokio::select! {
             report = self.executor.drain(within) => report,
-            () = signals.next() => {
+            _ = signals.next() => {
                 tracing::warn!("second signal: calls in flight are cut off");
                 self.executor.drain(Duration::ZERO).await
             }
