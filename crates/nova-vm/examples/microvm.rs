@@ -177,7 +177,8 @@ async fn start(
     backend: Backend,
     archive: Vec<u8>,
 ) -> anyhow::Result<Host> {
-    Ok(Host::start(config(dir, agent, backend)?, Arc::new(Program(archive))).await?)
+    let never = CancellationToken::new();
+    Ok(Host::start(config(dir, agent, backend)?, Arc::new(Program(archive)), &never).await?)
 }
 
 fn spec(

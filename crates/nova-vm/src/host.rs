@@ -73,6 +73,9 @@ pub enum HostError {
     /// What an interrupted installation left cannot be removed.
     #[error(transparent)]
     Leftovers(#[from] InstallError),
+    /// The start was given up, as asked; nothing that it had made is left.
+    #[error("the start was interrupted")]
+    Interrupted,
     /// A file or directory cannot be used.
     #[error("{path}: {source}")]
     Io {
@@ -103,8 +106,14 @@ enum Driver {
 }
 
 impl Host {
-    /// Takes the data directory, removes what a crash left, and prepares the backend.
-    pub async fn start(config: HostConfig, code: Arc<dyn CodeSource>) -> Result<Self, HostError> {
+    /// Takes the data directory, removes what a crash left, and prepares the backend. Gives up as
+    /// soon as it can when `interrupted` is cancelled, and then returns when all that it had made is
+    /// gone. To drop the future instead can leave something behind.
+    pub async fn start(
+        config: HostConfig,
+        code: Arc<dyn CodeSource>,
+        interrupted: &CancellationToken,
+    ) -> Result<Self, HostError> {
         let owner = Owner::open(&config.data_dir)?;
         Installer::new(owner.data_dir()).remove_leftovers()?;
         let io = |path: PathBuf| move |source| HostError::Io { path, source };
@@ -122,12 +131,16 @@ impl Host {
         let code = Arc::new(CodeImages::new(code_dir.clone(), code).map_err(io(code_dir))?);
 
         let firecracker = firecracker_config(&config, &owner);
-        let never = CancellationToken::new();
         let choice =
             backend::choose(config.backend, owner.data_dir(), firecracker.clone(), |probed| {
-                firecracker::probe(probed, lease.slots(), config.probe_timeout, &never)
+                firecracker::probe(probed, lease.slots(), config.probe_timeout, interrupted)
             })
-            .await?;
+            .await;
+        // An interrupted probe says nothing about this host.
+        if interrupted.is_cancelled() {
+            return Err(HostError::Interrupted);
+        }
+        let choice = choice?;
         let attachment = match choice.backend {
             Chosen::Firecracker => Attachment::Tap,
             Chosen::Container => Attachment::Interface,

@@ -1,6 +1,6 @@
 //! A signal, or a crash, while a probe guest boots: nothing of that guest stays behind.
 use crate::scratch;
-use nova_e2e::daemon::{guests, traces};
+use nova_e2e::daemon::{DaemonOptions, guests, traces};
 use nova_e2e::{eventually, setting};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -89,4 +89,35 @@ async fn what_a_killed_doctor_left_is_removed_by_the_next_and_a_living_one_is_un
     assert!(doctor(home.path(), "container").output().is_ok());
     assert!(living.child.try_wait().unwrap().is_some() || !guests(&living.id).is_empty());
     living.signal("-TERM");
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_told_to_end_while_its_probe_guest_boots_takes_that_along() {
+    let home = scratch();
+    let data = home.path().join("data");
+    let options = DaemonOptions {
+        backend: Some("auto"),
+        environment: &[("NOVA_PROBE_TIMEOUT", "60s")],
+        ..DaemonOptions::new(&data)
+    };
+    let mut daemon = options.command().spawn().unwrap();
+    let id = eventually("a probe guest boots", async || {
+        if daemon.try_wait().unwrap().is_some() {
+            panic!("the daemon ended by itself");
+        }
+        let id = std::fs::read_to_string(data.join("daemon-id")).ok()?.trim().to_owned();
+        // Where guests boot in no time, the one that is told to end may be serving already.
+        (!guests(&id).is_empty() || data.join("probe.json").exists()).then_some(id)
+    })
+    .await;
+    let pid = daemon.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert!(daemon.wait().unwrap().success());
+    assert_eq!(guests(&id), [0; 0]);
+    assert_eq!(traces(&id, &data), [""; 0]);
+    assert!(!data.join("run/jail").exists());
+    assert!(!data.join("daemon.pid").exists(), "nothing says that a daemon runs");
+    let log = std::fs::read_to_string(data.with_extension("log")).unwrap();
+    let probed = data.join("probe.json").exists();
+    assert!(probed || log.contains("the start was interrupted"), "{log}");
 }

@@ -23,10 +23,11 @@ use nova_domain::CodeHash;
 use nova_engine::{Executor, Parts};
 use nova_store::{Blobs, DirectoryBlobs, MasterKey, SecretVault, SqlStore, Store};
 use nova_vm::CodeSource;
-use nova_vm::host::Host;
+use nova_vm::host::{Host, HostError};
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,15 +56,33 @@ pub async fn main(args: DaemonArgs, data_dir: Option<PathBuf>) -> anyhow::Result
     start_log(config.log_format);
     host_setup::raise_open_files();
     let mut signals = Signals::new()?;
-    let Starting { daemon, listener, router } = tokio::select! {
-        started = Starting::new(&config) => started?,
-        _ = signals.next() => return Ok(ExitCode::SUCCESS),
+    let interrupted = CancellationToken::new();
+    let started = {
+        let mut starting = pin!(Starting::new(&config, &interrupted));
+        tokio::select! {
+            started = &mut starting => started,
+            _ = signals.next() => {
+                interrupted.cancel();
+                // Waited for: dropped, it could leave something of a guest or a network behind.
+                starting.await
+            }
+        }
+    };
+    let Starting { daemon, listener, router } = match started {
+        Err(error) if matches!(error.downcast_ref(), Some(HostError::Interrupted)) => {
+            tracing::info!("the start was interrupted; nothing of it is left");
+            return Ok(ExitCode::SUCCESS);
+        }
+        started => started?,
     };
     let stop = CancellationToken::new();
     let serving = serve::serve(listener, router, stop.clone());
     let stopped = async {
-        daemon.executor.start();
-        signals.next().await;
+        // A start that was told to end too late to give up is a run without calls.
+        if !interrupted.is_cancelled() {
+            daemon.executor.start();
+            signals.next().await;
+        }
         daemon.draining.cancel();
         stop.cancel();
     };
@@ -118,7 +137,7 @@ struct Daemon {
 }
 
 impl Starting {
-    async fn new(config: &Config) -> anyhow::Result<Self> {
+    async fn new(config: &Config, interrupted: &CancellationToken) -> anyhow::Result<Self> {
         let mut directory = DataDir::take(&config.data_dir)?;
         let listener = TcpListener::bind(config.listen).await.with_context(|| {
             format!("cannot listen on {}; choose another address with --listen", config.listen)
@@ -131,7 +150,8 @@ impl Starting {
         let blobs = open_blobs(config, store.as_ref()).await?;
         let first_key = directory.first_key(store.as_ref()).await?;
         let engine = engine_config(config)?;
-        let host = Host::start(host_config(config), Arc::new(BlobSource(blobs.clone()))).await?;
+        let code = Arc::new(BlobSource(blobs.clone()));
+        let host = Host::start(host_config(config), code, interrupted).await?;
         let backend = backend(&host);
         report(&host, &backend);
         let executor = Executor::new(Parts {
