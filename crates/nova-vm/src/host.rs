@@ -18,7 +18,7 @@ use crate::images::{
 use crate::lease::{Lease, LeaseError};
 use crate::network::{Attachment, Network, NetworkConfig, NetworkError};
 use crate::owner::{Owner, OwnerError};
-use crate::reconcile::{Report, reconcile};
+use crate::reconcile::{Report, anything_left, reconcile};
 use crate::slots::AddressRange;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -121,7 +121,8 @@ impl Host {
             .map_err(io(config.artifacts.own().to_owned()))?;
         let catalog = Arc::new(catalog);
         if config.backend == Backend::None {
-            return Ok(Self::without_guests(owner, catalog));
+            let leftovers = remove_left_by_guests(&owner, &config).await;
+            return Ok(Self::without_guests(owner, catalog, leftovers));
         }
         let lease = Lease::take(&owner, config.network_range)?;
         let mut leftovers = reconcile(&owner, &config.oci_runtime).await;
@@ -144,7 +145,7 @@ impl Host {
         let attachment = match choice.backend {
             Chosen::Firecracker => Attachment::Tap,
             Chosen::Container => Attachment::Interface,
-            Chosen::None => return Ok(Self::without_guests(owner, catalog)),
+            Chosen::None => return Ok(Self::without_guests(owner, catalog, leftovers)),
         };
         let resolvers = config.resolvers.clone();
         let network = NetworkConfig { attachment, resolvers, stock: NETWORK_STOCK };
@@ -161,12 +162,12 @@ impl Host {
         Ok(Self { owner, choice, leftovers, catalog, driver, network, _lease: Some(lease) })
     }
 
-    /// The backend `none`: touches nothing of the host, so that anybody may run it.
-    fn without_guests(owner: Owner, catalog: Arc<RuntimeCatalog>) -> Self {
+    /// The backend `none`: needs nothing of the host, so that anybody may run it.
+    fn without_guests(owner: Owner, catalog: Arc<RuntimeCatalog>, leftovers: Report) -> Self {
         Self {
             owner,
             choice: Choice { backend: Chosen::None, warning: None },
-            leftovers: Report::default(),
+            leftovers,
             catalog,
             driver: Driver::None(Arc::new(NoneDriver)),
             network: None,
@@ -214,6 +215,30 @@ impl Host {
             network.shutdown().await;
         }
     }
+}
+
+/// What an earlier run with guests left, removed before a run without any. The lease is held as long
+/// as that takes; whoever is not root is told that somebody else has to do it.
+async fn remove_left_by_guests(owner: &Owner, config: &HostConfig) -> Report {
+    let mut report = Report::default();
+    if !anything_left(owner) {
+        return report;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        let all = format!("everything named after {} (only root can)", owner.cgroup_name());
+        report.failed.push(all);
+        return report;
+    }
+    match Lease::take(owner, config.network_range) {
+        Ok(lease) => {
+            report = reconcile(owner, &config.oci_runtime).await;
+            if !report.failed.is_empty() {
+                lease.leave_behind();
+            }
+        }
+        Err(error) => report.failed.push(error.to_string()),
+    }
+    report
 }
 
 /// What a microVM is made of here, or what is missing.

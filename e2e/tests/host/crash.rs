@@ -65,6 +65,29 @@ async fn after_kill_9_everything_is_found_and_a_second_daemon_is_untouched() {
 }
 
 #[tokio::test]
+async fn a_start_without_a_backend_removes_what_a_crash_left() {
+    let home = scratch();
+    let data = home.path().join("data");
+    let crashed = DaemonOptions::new(&data).start().await;
+    create(&crashed, "sleeper", SLEEPER, json!({})).await;
+    assert_eq!(call(&crashed, "sleeper", json!(1)).await, 1);
+    let id = crashed.id();
+    crashed.kill();
+    assert!(!guests(&id).is_empty(), "guests outlive the daemon that was killed");
+
+    let options = DaemonOptions { backend: Some("none"), ..DaemonOptions::new(&data) };
+    let daemon = options.start().await;
+    assert_eq!(guests(&id), [0; 0]);
+    let itself = format!("process {}:", daemon.pid());
+    let left: Vec<_> =
+        traces(&id, &data).into_iter().filter(|trace| !trace.starts_with(&itself)).collect();
+    assert_eq!(left, [""; 0]);
+    assert!(daemon.log().contains("its remains were removed"), "{}", daemon.log());
+    assert!(daemon.terminate().success());
+    assert_eq!(traces(&id, &data), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_guest_that_is_killed_costs_its_own_call_only() {
     let home = scratch();
     let data = home.path().join("data");
