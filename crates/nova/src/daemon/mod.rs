@@ -148,10 +148,17 @@ impl Starting {
         let vault =
             SecretVault::new(store.clone(), MasterKey::load_or_create(&config.master_key_file)?);
         let blobs = open_blobs(config, store.as_ref()).await?;
-        let first_key = directory.first_key(store.as_ref()).await?;
         let engine = engine_config(config)?;
         let code = Arc::new(BlobSource(blobs.clone()));
         let host = Host::start(host_config(config), code, interrupted).await?;
+        // Only now: it is shown once, and a start that fails for want of something shows nothing.
+        let first_key = match directory.first_key(store.as_ref()).await {
+            Ok(first_key) => first_key,
+            Err(error) => {
+                host.shutdown().await;
+                return Err(error.into());
+            }
+        };
         let backend = backend(&host);
         report(&host, &backend);
         let executor = Executor::new(Parts {
