@@ -110,6 +110,26 @@ async fn the_doctor_names_what_it_checked_and_its_exit_code_tells() {
     assert_eq!(output.status.success(), !failed);
 }
 
+#[tokio::test]
+async fn where_a_daemon_cannot_start_the_doctor_fails() {
+    let home = scratch();
+    let data = home.path().join("data");
+    let nothing =
+        [("NOVA_FIRECRACKER_DIR", "/nonexistent"), ("NOVA_OCI_RUNTIME", "/nonexistent/runc")];
+    let options =
+        DaemonOptions { backend: Some("auto"), environment: &nothing, ..DaemonOptions::new(&data) };
+    assert!(!options.command().status().unwrap().success());
+    let output = std::process::Command::new(setting("NOVA_BIN"))
+        .args(["doctor", "--backend", "auto", "--data-dir"])
+        .arg(&data)
+        .envs(nothing)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("FAIL  backend "), "{said}");
+}
+
 /// Whether Firecracker works on this machine, whatever backend the suite is run for.
 fn guests_boot() -> bool {
     setting("NOVA_E2E_AUTO") == "firecracker"

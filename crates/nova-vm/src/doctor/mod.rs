@@ -7,6 +7,7 @@ mod firecracker;
 mod host;
 mod leftovers;
 mod settings;
+mod verdict;
 
 use crate::backend::Backend;
 use crate::images::{Artifacts, RuntimeCatalog};
@@ -128,6 +129,7 @@ async fn look(subject: &Subject, leftovers: Finding, probe: Finding) -> Vec<Find
     ]);
     findings.extend(host::network_obstacles(subject));
     findings.extend(settings::all());
+    findings.push(verdict::backend(subject, &findings));
     findings
 }
 
@@ -184,6 +186,22 @@ mod tests {
             assert_eq!(finding(backend, "kernel").await.status, kernel);
             assert_eq!(finding(backend, "oci_runtime").await.status, runtime);
         }
+    }
+
+    #[tokio::test]
+    async fn a_host_on_which_a_daemon_would_not_start_fails() {
+        for backend in [Backend::Auto, Backend::Firecracker, Backend::Container] {
+            assert_eq!(finding(backend, "backend").await.status, Status::Fail, "{backend}");
+        }
+        let (dir, mut subject) = subject(Backend::Auto);
+        // Anything that can tell its version.
+        subject.oci_runtime = "/bin/cat".into();
+        let verdict = async || examine_all(&subject).await.pop().unwrap();
+        assert_eq!((verdict().await.check, verdict().await.status), ("backend", Status::Warn));
+        std::fs::write(dir.path().join("ran-firecracker"), "").unwrap();
+        let refused = verdict().await;
+        assert_eq!(refused.status, Status::Fail);
+        assert!(refused.fix.unwrap().contains("--backend container"));
     }
 
     #[tokio::test]
