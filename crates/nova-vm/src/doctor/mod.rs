@@ -215,6 +215,12 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_probe_without_firecracker_does_not_ask_for_other_hardware() {
+        let probe = finding(Backend::Auto, "probe").await;
+        assert_eq!(probe.fix.as_deref(), Some("run `nova setup`"), "{probe:?}");
+    }
+
+    #[tokio::test]
     async fn a_finding_is_one_flat_object() {
         let finding = finding(Backend::Firecracker, "kernel").await;
         let json = serde_json::to_value(finding).unwrap();

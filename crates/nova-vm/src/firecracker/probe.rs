@@ -5,6 +5,7 @@
 //! real agent and nothing else: no drives, no network. That it answers a ping is the proof.
 use super::belongings::Place;
 use super::boot::Files;
+use super::kvm::kvm_problem;
 use super::plan::Plan;
 use super::{FirecrackerConfig, Host, reconcile};
 use crate::VmId;
@@ -14,9 +15,6 @@ use nova_domain::Limits;
 use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
-
-/// The kernel's door to hardware virtualisation.
-const KVM: &str = "/dev/kvm";
 
 /// Boots a guest, and ends it. Returns how long the boot took, or an error as soon as `interrupted`
 /// is cancelled. Nothing is left when it returns; to drop the future instead leaves the removal to
@@ -51,7 +49,9 @@ pub async fn probe(
     let boot = host.boot(plan, Place::Alone(slot), files, None);
     let result = match interrupted.run_until_cancelled(boot).await {
         Some(Ok(_guest)) => Ok(start.elapsed()),
-        Some(Err(error)) => Err(kvm_problem().unwrap_or(error)),
+        // That there is no KVM at all explains a failure better than Firecracker does.
+        Some(Err(error)) => Err(kvm_problem()
+            .map_or(error, |kvm| BootError::Unavailable(format!("{}; {}", kvm.problem, kvm.fix)))),
         None => Err(BootError::Unavailable("the probe was interrupted".into())),
     };
     // The guest, or as much of it as there was, was dropped: its removal is under way.
@@ -61,14 +61,4 @@ pub async fn probe(
         tracing::error!(%error, "removing the probe's directory was cut short");
     }
     result
-}
-
-/// What explains a failure better than Firecracker does: that there is no KVM at all.
-fn kvm_problem() -> Option<BootError> {
-    let opened = std::fs::OpenOptions::new().read(true).write(true).open(KVM);
-    let error = opened.err()?;
-    Some(BootError::Unavailable(format!(
-        "{KVM}: {error}; enable virtualisation in the firmware, load kvm_intel or kvm_amd, and run \
-         as root"
-    )))
 }
