@@ -293,7 +293,7 @@ mod tests {
                 let silent = BootError::Timeout {
                     phase: "booting",
                     timeout_ms: 3000,
-                    console: "(nothing)".into(),
+                    console: "console ends with: Kernel panic".into(),
                 };
                 if guest_boots { Ok(Duration::from_millis(200)) } else { Err(silent) }
             })

@@ -20,6 +20,7 @@ async fn auto_chooses_what_works_here_and_says_why() {
         let warning = health["warnings"][0].as_str().expect("a warning");
         assert!(warning.contains("share the host's kernel"), "{warning}");
         assert!(warning.contains("a probe guest did not boot: "), "it says why: {warning}");
+        assert!(!warning.contains("VcpuEvent"), "firecracker's log explains nothing: {warning}");
         assert!(daemon.log().contains("share the host's kernel"), "{}", daemon.log());
     }
     assert!(daemon.terminate().success());
