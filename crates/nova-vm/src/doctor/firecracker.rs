@@ -34,7 +34,10 @@ pub(super) async fn programs(subject: &Subject) -> Vec<Finding> {
             "firecracker",
             bad.min(Status::Warn),
             format!("version {version} works; {RECOMMENDED} is recommended"),
-            format!("run `nova setup --firecracker-dir DIR` with release {RECOMMENDED} in DIR"),
+            format!(
+                "put `firecracker` and `jailer` of release {RECOMMENDED} or a newer one into DIR and run \
+                 `nova setup --firecracker-dir DIR`, which keeps them"
+            ),
         ),
         Ok(version) => Finding::ok("firecracker", format!("version {version}")),
     }];

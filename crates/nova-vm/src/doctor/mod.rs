@@ -221,6 +221,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_firecracker_that_could_be_newer_comes_with_all_that_is_to_be_done() {
+        let (dir, mut subject) = subject(Backend::Auto);
+        for program in ["firecracker", "jailer"] {
+            let path = dir.path().join(program);
+            std::fs::write(&path, "#!/bin/sh\necho Firecracker v1.12.1\n").unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(&path, mode).unwrap();
+        }
+        subject.artifacts = Artifacts::new(dir.path(), None, Some(dir.path().to_owned()));
+        let programs = firecracker::programs(&subject).await;
+        assert_eq!(programs[0].status, Status::Warn, "{programs:?}");
+        let fix = programs[0].fix.as_deref().unwrap();
+        for part in ["1.16.1 or a newer one", "`jailer`", "nova setup --firecracker-dir DIR"] {
+            assert!(fix.contains(part), "{fix}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_finding_is_one_flat_object() {
         let finding = finding(Backend::Firecracker, "kernel").await;
         let json = serde_json::to_value(finding).unwrap();
