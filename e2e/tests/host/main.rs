@@ -5,6 +5,7 @@
 
 mod backend_choice;
 mod broken_parts;
+mod containers;
 mod crash;
 mod fairness;
 mod interrupted;
