@@ -3,6 +3,8 @@ use crate::{SLEEPER, call, create, scratch};
 use nova_e2e::daemon::{DaemonOptions, guests, processes_in_cgroup, traces};
 use nova_e2e::eventually;
 use serde_json::json;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 #[tokio::test]
 async fn after_kill_9_everything_is_found_and_a_second_daemon_is_untouched() {
@@ -17,7 +19,7 @@ async fn after_kill_9_everything_is_found_and_a_second_daemon_is_untouched() {
         assert_eq!(call(daemon, "sleeper", json!(1)).await, 1);
     }
     let (first_id, second_id) = (first.id(), second.id());
-    let second_traces = traces(&second_id, &second_data);
+    let of_second = things(&second_id, &second_data);
 
     // Under load: one VM is busy, another boots.
     let nova = first.nova.clone();
@@ -42,19 +44,30 @@ async fn after_kill_9_everything_is_found_and_a_second_daemon_is_untouched() {
 
     let killed = guests(&first_id);
     assert!(!killed.is_empty(), "guests outlive the daemon that was killed");
+    let lost = things(&first_id, &first_data);
     let again = options.start().await;
     assert_eq!(again.id(), first_id, "it is the same owner");
     let alive: Vec<_> = killed.iter().filter(|guest| guests(&first_id).contains(guest)).collect();
     assert!(alive.is_empty(), "found and removed at the start: {alive:?}");
+    // Right after the start, before an end in good order could remove them as well.
+    for kind in ["link", "guest"] {
+        let mut of_kind = lost.iter().filter(|thing| thing.starts_with(kind)).peekable();
+        assert!(of_kind.peek().is_some(), "a crash leaves a {kind}: {lost:?}");
+        let now = things(&first_id, &first_data);
+        let left: Vec<_> = of_kind.filter(|thing| now.contains(thing)).collect();
+        assert!(left.is_empty(), "found and removed at the start: {left:?}");
+    }
     assert_eq!(call(&again, "sleeper", json!(2)).await, 2, "calls work again at once");
+    let images = image_mounts(&first_id);
+    let once: HashSet<_> = images.iter().collect();
+    assert_eq!(once.len(), images.len(), "no mount lies on one of before: {images:?}");
     let answer = second.nova.post("/functions/sleeper/invoke", &json!(3)).await.ok();
     assert_eq!((&answer["output"], &answer["start"]), (&json!(3), &json!("warm")));
     let answer = second.nova.get("/stats").await.ok();
     assert_eq!(answer["active_vms"], 1, "{answer}");
-    // Other instances of `ip netns` and mounts of the first may come and go; the second's must stay.
-    let still: Vec<_> = traces(&second_id, &second_data);
-    for trace in second_traces.iter().filter(|trace| trace.starts_with("namespace")) {
-        assert!(still.contains(trace), "{trace} of the second daemon is gone");
+    let still = things(&second_id, &second_data);
+    for thing in &of_second {
+        assert!(still.contains(thing), "{thing} of the second daemon is gone");
     }
 
     assert!(again.terminate().success());
@@ -117,6 +130,39 @@ async fn a_guest_that_is_killed_costs_its_own_call_only() {
     let (id, status) = (daemon.id(), daemon.terminate());
     assert!(status.success());
     assert_eq!(traces(&id, &data), [""; 0]);
+}
+
+/// What a daemon has on the host, each thing by a name that it keeps while it is there. Those of links
+/// (by number) and of guests are never used twice.
+fn things(id: &str, data: &Path) -> Vec<String> {
+    let first = |text: &str, words: usize| {
+        text.split_whitespace().take(words).collect::<Vec<_>>().join(" ")
+    };
+    let traces = traces(id, data).into_iter().filter(|trace| !trace.starts_with("process"));
+    let mut all: Vec<String> = traces
+        .map(|trace| match trace.split_once(": ") {
+            Some(("link", line)) => format!("link {}", first(line, 2)),
+            Some(("namespace", line)) => format!("namespace {}", first(line, 1)),
+            _ => trace,
+        })
+        .collect();
+    let cgroups = all.iter().filter_map(|trace| trace.strip_prefix("cgroup: "));
+    let mut above: Vec<PathBuf> = cgroups.map(PathBuf::from).collect();
+    above.extend(["run/vms", "run/jail/firecracker", "run/runc"].map(|part| data.join(part)));
+    for directory in above {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let directories = entries.filter(|entry| entry.path().is_dir());
+        all.extend(directories.map(|entry| format!("guest {}", entry.path().display())));
+    }
+    all
+}
+
+/// Where images are mounted for a daemon's containers, one entry for each mount.
+fn image_mounts(id: &str) -> Vec<String> {
+    let directory = format!("/run/nova-{}/", &id[..6]);
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let targets = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    targets.filter(|target| target.starts_with(&directory)).map(str::to_owned).collect()
 }
 
 /// Processes of one guest.
