@@ -64,7 +64,7 @@ async fn a_doctor_that_is_told_to_end_takes_its_guest_along() {
         assert_eq!(doctor.signal(signal), code);
         assert_eq!(guests(&doctor.id), [0; 0], "{signal}");
         assert_eq!(traces(&doctor.id, &doctor.directory), [""; 0], "{signal}");
-        assert_eq!(directories(home.path()), [Path::new(""); 0], "{signal}");
+        assert!(directories(home.path()).is_empty(), "{signal}");
     }
 }
 
@@ -83,7 +83,7 @@ async fn what_a_killed_doctor_left_is_removed_by_the_next_and_a_living_one_is_un
     assert!(leftovers["detail"].as_str().unwrap().contains("removed"), "{leftovers}");
     assert_eq!(guests(&killed.id), [0; 0]);
     assert_eq!(traces(&killed.id, &killed.directory), [""; 0]);
-    assert_eq!(directories(home.path()), [Path::new(""); 0]);
+    assert!(directories(home.path()).is_empty());
 
     let mut living = Doctor::at_work(home.path()).await;
     assert!(doctor(home.path(), "container").output().is_ok());

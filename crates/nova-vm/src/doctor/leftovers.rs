@@ -2,7 +2,8 @@
 //! share of the host, and the data directory that was made for it.
 //!
 //! Nobody else would ever find it, because that directory's id is known to no daemon. So doctors and
-//! daemons look for such directories in the places where they would make one.
+//! daemons look for such directories in the places where they would make one. (That the kernel ends a
+//! process with its parent is no help: it forgets about that when the jailer gives up root.)
 use super::{Finding, Status, Subject};
 use crate::firecracker;
 use crate::lease::Lease;
@@ -10,6 +11,7 @@ use crate::owner::{Owner, OwnerError};
 use crate::reconcile::Report;
 use crate::slots::AddressRange;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use tokio::task::spawn_blocking;
@@ -71,7 +73,11 @@ fn remove(directory: &Path, range: AddressRange) -> Result<Report, String> {
     let lease = Lease::take(&owner, range).map_err(|error| error.to_string())?;
     let mut report = firecracker::reconcile(&owner);
     if report.failed.is_empty() {
-        fs::remove_dir_all(directory).map_err(|error| error.to_string())?;
+        match fs::remove_dir_all(directory) {
+            // Its doctor was just about to end, and has removed it itself.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(report),
+            removed => removed.map_err(|error| error.to_string())?,
+        }
         report.removed.push(format!("directory {}", directory.display()));
     } else {
         lease.leave_behind();

@@ -2,7 +2,8 @@
 //! anything in the way of their speed or safety?
 //!
 //! Looks and tries, changes nothing: the probe guest lives in a data directory of its own for as long
-//! as it takes, and what a doctor that was killed left of such a guest is removed. What is wrong comes with what to do about it.
+//! as it takes, and what a doctor that was killed left of such a guest is removed. What is wrong comes
+//! with what to do about it.
 mod firecracker;
 mod host;
 mod leftovers;

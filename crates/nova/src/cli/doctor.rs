@@ -14,7 +14,7 @@ use clap::Args;
 use nova_vm::doctor::{Finding, Status, Subject, examine};
 use reqwest::Url;
 use serde_json::json;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
@@ -48,7 +48,9 @@ pub async fn doctor(data_dir: Option<PathBuf>, args: DoctorArgs) -> anyhow::Resu
     let mut findings = match examine_until_signalled(&subject(&config)).await? {
         Ok(findings) => findings,
         Err(signal) => {
-            eprintln!("error: interrupted; nothing of the probe guest is left");
+            // Whoever hung up reads nothing, which is no error.
+            let _ =
+                writeln!(io::stderr(), "error: interrupted; nothing of the probe guest is left");
             // Signals are numbered from 1 to 64.
             return Ok(ExitCode::from(128 + signal.as_raw_value() as u8));
         }
