@@ -21,13 +21,14 @@ impl Doctor {
             command.env("NOVA_PROBE_TIMEOUT", "60s").stdout(Stdio::null()).stderr(Stdio::null());
             command.spawn().unwrap()
         };
+        let before = directories(home);
         let mut child = start();
         let (directory, id) = eventually("a probe guest boots", async || {
             if child.try_wait().unwrap().is_some() {
                 // Where guests boot in no time, one may be missed.
                 child = start();
             }
-            let directory = directories(home).pop()?;
+            let directory = directories(home).into_iter().find(|one| !before.contains(one))?;
             let id = std::fs::read_to_string(directory.join("daemon-id")).ok()?.trim().to_owned();
             (!guests(&id).is_empty()).then_some((directory, id))
         })
@@ -59,13 +60,11 @@ fn directories(home: &Path) -> Vec<PathBuf> {
 #[tokio::test]
 async fn a_doctor_that_is_told_to_end_takes_its_guest_along() {
     let home = scratch();
-    for (signal, code) in [("-TERM", 143), ("-INT", 130), ("-HUP", 129)] {
-        let mut doctor = Doctor::at_work(home.path()).await;
-        assert_eq!(doctor.signal(signal), code);
-        assert_eq!(guests(&doctor.id), [0; 0], "{signal}");
-        assert_eq!(traces(&doctor.id, &doctor.directory), [""; 0], "{signal}");
-        assert!(directories(home.path()).is_empty(), "{signal}");
-    }
+    let mut doctor = Doctor::at_work(home.path()).await;
+    assert_eq!(doctor.signal("-HUP"), 129);
+    assert_eq!(guests(&doctor.id), [0; 0]);
+    assert_eq!(traces(&doctor.id, &doctor.directory), [""; 0]);
+    assert!(directories(home.path()).is_empty());
 }
 
 #[tokio::test]
@@ -75,20 +74,23 @@ async fn what_a_killed_doctor_left_is_removed_by_the_next_and_a_living_one_is_un
     assert_eq!(killed.signal("-KILL"), 9);
     assert!(!guests(&killed.id).is_empty(), "its guest outlives it");
 
+    let mut living = Doctor::at_work(home.path()).await;
+    assert_eq!(guests(&killed.id), [0; 0]);
+    assert_eq!(traces(&killed.id, &killed.directory), [""; 0]);
+    assert!(!killed.directory.exists());
+
     let Output { stdout, .. } = doctor(home.path(), "container").output().unwrap();
     let findings: serde_json::Value = serde_json::from_slice(&stdout).unwrap();
     let findings = findings["findings"].as_array().unwrap();
     let leftovers = findings.iter().find(|finding| finding["check"] == "leftovers").unwrap();
-    assert_eq!(leftovers["status"], "ok", "{leftovers}");
-    assert!(leftovers["detail"].as_str().unwrap().contains("removed"), "{leftovers}");
-    assert_eq!(guests(&killed.id), [0; 0]);
-    assert_eq!(traces(&killed.id, &killed.directory), [""; 0]);
+    assert_eq!(leftovers["detail"], "no guest of an interrupted doctor", "{leftovers}");
+    // Where guests boot in no time it may have ended by now, well.
+    if living.child.try_wait().unwrap().is_none() {
+        assert!(!guests(&living.id).is_empty(), "a living doctor keeps its guest");
+        assert_eq!(living.signal("-INT"), 130);
+    }
+    assert_eq!(traces(&living.id, &living.directory), [""; 0]);
     assert!(directories(home.path()).is_empty());
-
-    let mut living = Doctor::at_work(home.path()).await;
-    assert!(doctor(home.path(), "container").output().is_ok());
-    assert!(living.child.try_wait().unwrap().is_some() || !guests(&living.id).is_empty());
-    living.signal("-TERM");
 }
 
 #[tokio::test]
