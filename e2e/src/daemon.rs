@@ -191,3 +191,22 @@ fn processes(data_dir: &Path) -> Vec<String> {
     }
     found
 }
+
+/// Processes of a daemon's guests.
+pub fn guests(daemon_id: &str) -> Vec<u32> {
+    processes_in_cgroup(&format!("nova-{}/", &daemon_id[..6]))
+}
+
+/// Host processes in a cgroup whose path holds this text; not those that have ended and only wait for
+/// the machine's init to look at their status.
+pub fn processes_in_cgroup(path: &str) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
+        .filter(|pid: &u32| {
+            let about = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
+            let inside = about("cgroup").is_ok_and(|text| text.contains(path));
+            inside && !about("status").is_ok_and(|text| text.contains("State:\tZ"))
+        })
+        .collect()
+}

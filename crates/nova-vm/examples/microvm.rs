@@ -24,6 +24,7 @@ use nova_vm::{CodeSource, ExecRequest, MicroVm, VmId, VmSpec};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// For the testbed, where everything takes 50 times as long as on hardware.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -76,7 +77,7 @@ async fn main() -> anyhow::Result<()> {
 
 async fn doctor(dir: &Path, agent: &str) -> anyhow::Result<()> {
     let config = config(dir, agent, Backend::Auto)?;
-    let findings = examine(&Subject {
+    let subject = Subject {
         data_dir: config.data_dir,
         backend: config.backend,
         artifacts: config.artifacts,
@@ -84,8 +85,8 @@ async fn doctor(dir: &Path, agent: &str) -> anyhow::Result<()> {
         oci_runtime: config.oci_runtime,
         network_range: config.network_range,
         probe_timeout: config.probe_timeout,
-    })
-    .await;
+    };
+    let findings = examine(&subject, &CancellationToken::new()).await;
     println!("{}", serde_json::to_string_pretty(&findings)?);
     Ok(())
 }
@@ -176,7 +177,8 @@ async fn start(
     backend: Backend,
     archive: Vec<u8>,
 ) -> anyhow::Result<Host> {
-    Ok(Host::start(config(dir, agent, backend)?, Arc::new(Program(archive))).await?)
+    let never = CancellationToken::new();
+    Ok(Host::start(config(dir, agent, backend)?, Arc::new(Program(archive)), &never).await?)
 }
 
 fn spec(

@@ -160,7 +160,7 @@ where
         },
         Err(missing) => missing,
     };
-    if data_dir.join(MARKER).exists() {
+    if has_run_firecracker(data_dir) {
         return Err(ChoiceError::NoFallback { reason, data_dir: data_dir.to_owned() });
     }
     let warning = format!(
@@ -168,6 +168,11 @@ where
          work here: {reason}"
     );
     chosen(Chosen::Container, Some(warning))
+}
+
+/// Whether a guest of this data directory has ever run in a microVM: then `auto` takes nothing else.
+pub(crate) fn has_run_firecracker(data_dir: &Path) -> bool {
+    data_dir.join(MARKER).exists()
 }
 
 /// Notes that a guest of this data directory has run in a microVM.
@@ -288,7 +293,7 @@ mod tests {
                 let silent = BootError::Timeout {
                     phase: "booting",
                     timeout_ms: 3000,
-                    console: "(nothing)".into(),
+                    console: "console ends with: Kernel panic".into(),
                 };
                 if guest_boots { Ok(Duration::from_millis(200)) } else { Err(silent) }
             })

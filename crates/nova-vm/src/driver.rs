@@ -101,13 +101,13 @@ pub enum BootError {
         problem: String,
     },
     /// The guest did not answer in time.
-    #[error("guest did not answer within {timeout_ms} ms ({phase}); console ends with: {console}")]
+    #[error("guest did not answer within {timeout_ms} ms ({phase}); {console}")]
     Timeout {
         /// What was waited for.
         phase: &'static str,
         /// How long was waited.
         timeout_ms: u64,
-        /// The last lines of the guest's console.
+        /// How the guest's console ends, in words.
         console: String,
     },
 }

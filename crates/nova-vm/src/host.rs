@@ -8,6 +8,7 @@
 //! after the choice of the backend, because each backend attaches its guests differently.
 use crate::backend::{self, Backend, Choice, ChoiceError, Chosen, NoneDriver};
 use crate::container::{ContainerConfig, ContainerDriver};
+use crate::doctor::remove_leftovers;
 use crate::driver::{BootError, CodeSource, VmDriver};
 use crate::firecracker::{self, API_TIMEOUT_DEFAULT, FirecrackerConfig, FirecrackerDriver};
 use crate::images::code::CodeImages;
@@ -17,12 +18,13 @@ use crate::images::{
 use crate::lease::{Lease, LeaseError};
 use crate::network::{Attachment, Network, NetworkConfig, NetworkError};
 use crate::owner::{Owner, OwnerError};
-use crate::reconcile::{Report, reconcile};
+use crate::reconcile::{Report, anything_left, reconcile};
 use crate::slots::AddressRange;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// Network namespaces kept ready: a burst of a few boots finds them made, and each costs little.
 const NETWORK_STOCK: usize = 8;
@@ -71,6 +73,9 @@ pub enum HostError {
     /// What an interrupted installation left cannot be removed.
     #[error(transparent)]
     Leftovers(#[from] InstallError),
+    /// The start was given up, as asked; nothing that it had made is left.
+    #[error("the start was interrupted")]
+    Interrupted,
     /// A file or directory cannot be used.
     #[error("{path}: {source}")]
     Io {
@@ -101,8 +106,14 @@ enum Driver {
 }
 
 impl Host {
-    /// Takes the data directory, removes what a crash left, and prepares the backend.
-    pub async fn start(config: HostConfig, code: Arc<dyn CodeSource>) -> Result<Self, HostError> {
+    /// Takes the data directory, removes what a crash left, and prepares the backend. Gives up as
+    /// soon as it can when `interrupted` is cancelled, and then returns when all that it had made is
+    /// gone. To drop the future instead can leave something behind.
+    pub async fn start(
+        config: HostConfig,
+        code: Arc<dyn CodeSource>,
+        interrupted: &CancellationToken,
+    ) -> Result<Self, HostError> {
         let owner = Owner::open(&config.data_dir)?;
         Installer::new(owner.data_dir()).remove_leftovers()?;
         let io = |path: PathBuf| move |source| HostError::Io { path, source };
@@ -110,23 +121,31 @@ impl Host {
             .map_err(io(config.artifacts.own().to_owned()))?;
         let catalog = Arc::new(catalog);
         if config.backend == Backend::None {
-            return Ok(Self::without_guests(owner, catalog));
+            let leftovers = remove_left_by_guests(&owner, &config).await;
+            return Ok(Self::without_guests(owner, catalog, leftovers));
         }
         let lease = Lease::take(&owner, config.network_range)?;
-        let leftovers = reconcile(&owner, &config.oci_runtime).await;
+        let mut leftovers = reconcile(&owner, &config.oci_runtime).await;
+        let of_doctors = remove_leftovers(owner.data_dir(), config.network_range).await;
+        leftovers.add(Ok::<_, &str>(of_doctors));
         let code_dir = owner.data_dir().join("cache/code");
         let code = Arc::new(CodeImages::new(code_dir.clone(), code).map_err(io(code_dir))?);
 
         let firecracker = firecracker_config(&config, &owner);
         let choice =
             backend::choose(config.backend, owner.data_dir(), firecracker.clone(), |probed| {
-                firecracker::probe(probed, lease.slots(), config.probe_timeout)
+                firecracker::probe(probed, lease.slots(), config.probe_timeout, interrupted)
             })
-            .await?;
+            .await;
+        // An interrupted probe says nothing about this host.
+        if interrupted.is_cancelled() {
+            return Err(HostError::Interrupted);
+        }
+        let choice = choice?;
         let attachment = match choice.backend {
             Chosen::Firecracker => Attachment::Tap,
             Chosen::Container => Attachment::Interface,
-            Chosen::None => return Ok(Self::without_guests(owner, catalog)),
+            Chosen::None => return Ok(Self::without_guests(owner, catalog, leftovers)),
         };
         let resolvers = config.resolvers.clone();
         let network = NetworkConfig { attachment, resolvers, stock: NETWORK_STOCK };
@@ -143,12 +162,12 @@ impl Host {
         Ok(Self { owner, choice, leftovers, catalog, driver, network, _lease: Some(lease) })
     }
 
-    /// The backend `none`: touches nothing of the host, so that anybody may run it.
-    fn without_guests(owner: Owner, catalog: Arc<RuntimeCatalog>) -> Self {
+    /// The backend `none`: needs nothing of the host, so that anybody may run it.
+    fn without_guests(owner: Owner, catalog: Arc<RuntimeCatalog>, leftovers: Report) -> Self {
         Self {
             owner,
             choice: Choice { backend: Chosen::None, warning: None },
-            leftovers: Report::default(),
+            leftovers,
             catalog,
             driver: Driver::None(Arc::new(NoneDriver)),
             network: None,
@@ -196,6 +215,30 @@ impl Host {
             network.shutdown().await;
         }
     }
+}
+
+/// What an earlier run with guests left, removed before a run without any. The lease is held as long
+/// as that takes; whoever is not root is told that somebody else has to do it.
+async fn remove_left_by_guests(owner: &Owner, config: &HostConfig) -> Report {
+    let mut report = Report::default();
+    if !anything_left(owner) {
+        return report;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        let all = format!("everything named after {} (only root can)", owner.cgroup_name());
+        report.failed.push(all);
+        return report;
+    }
+    match Lease::take(owner, config.network_range) {
+        Ok(lease) => {
+            report = reconcile(owner, &config.oci_runtime).await;
+            if !report.failed.is_empty() {
+                lease.leave_behind();
+            }
+        }
+        Err(error) => report.failed.push(error.to_string()),
+    }
+    report
 }
 
 /// What a microVM is made of here, or what is missing.

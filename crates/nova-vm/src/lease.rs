@@ -46,6 +46,18 @@ pub struct Holder {
 }
 
 impl Holder {
+    /// What this owner writes into its lease.
+    pub(crate) fn of(owner: &Owner) -> Self {
+        Self { owner: owner.daemon_id().to_owned(), data_dir: owner.data_dir().to_owned() }
+    }
+
+    /// What a lease file says, if it says anything.
+    fn read(file: File) -> io::Result<Option<Self>> {
+        let mut text = Vec::new();
+        file.take(FILE_MAX_BYTES).read_to_end(&mut text)?;
+        Ok(serde_json::from_slice(&text).ok())
+    }
+
     /// The part of the id that stands in names.
     fn id6(&self) -> Option<&str> {
         self.owner.get(..SHORT_ID_DIGITS)
@@ -233,9 +245,7 @@ fn standing(
                 Err(TryLockError::WouldBlock) => true,
                 Err(TryLockError::Error(error)) => return Err(error),
             };
-            let mut text = Vec::new();
-            file.take(FILE_MAX_BYTES).read_to_end(&mut text)?;
-            let holder = serde_json::from_slice::<Holder>(&text).ok();
+            let holder = Holder::read(file)?;
             if held {
                 return Ok(Standing::Held(holder));
             }
@@ -262,12 +272,19 @@ fn write_locked(path: &Path, owner: &Owner) -> io::Result<File> {
         .mode(0o644)
         .open(path)?;
     file.try_lock().map_err(io::Error::from)?;
-    let holder =
-        Holder { owner: owner.daemon_id().to_owned(), data_dir: owner.data_dir().to_owned() };
+    let holder = Holder::of(owner);
     file.set_len(0)?;
     file.rewind()?;
     file.write_all(&serde_json::to_vec(&holder)?)?;
     Ok(file)
+}
+
+/// Whether the lease of a run of this holder is still there. What cannot be read is not its lease.
+pub(crate) fn is_left_behind(holder: &Holder) -> bool {
+    let files = std::fs::read_dir(DIRECTORY).into_iter().flatten().flatten();
+    files
+        .filter_map(|entry| Holder::read(File::open(entry.path()).ok()?).ok()?)
+        .any(|found| found.owner == holder.owner)
 }
 
 fn none_free(range: AddressRange, standings: &[(Standing, u16)]) -> LeaseError {

@@ -6,7 +6,7 @@ use crate::lease::Holder;
 use crate::network::{Netlink, namespace, sweep};
 use crate::owner::{LINK_ALIAS_PREFIX, Owner};
 use crate::slots::{UIDS_PER_LEASE, uid_first};
-use crate::{container, firecracker};
+use crate::{container, firecracker, lease};
 use std::ops::Range;
 use std::path::Path;
 use tokio::task::spawn_blocking;
@@ -47,6 +47,23 @@ impl Report {
             Err(error) => self.failed.push(format!("reconciling: {error}")),
         }
     }
+}
+
+/// Whether an earlier run of this owner left anything that [`reconcile`] removes, or its lease.
+pub(crate) fn anything_left(owner: &Owner) -> bool {
+    let holder = Holder::of(owner);
+    let directories = [
+        owner.jail_base(),
+        owner.vms_dir(),
+        owner.runc_root(),
+        container::image_mounts_directory(owner),
+    ];
+    let has_entries = |directory: &std::path::PathBuf| {
+        std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
+    };
+    anything_named_after(&holder)
+        || directories.iter().any(has_entries)
+        || lease::is_left_behind(&holder)
 }
 
 /// Whether anything on this host still uses a lease's share: a process under one of its uids, or

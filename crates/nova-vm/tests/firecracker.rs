@@ -11,6 +11,7 @@ use nova_vm::BootError;
 use serde_json::json;
 use stand_in::{Bench, call};
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// Boots with a behaviour that must fail, checks that nothing is left, and returns the error.
 async fn failure(behaviour: serde_json::Value) -> String {
@@ -363,4 +364,24 @@ async fn a_probe_whose_guest_never_answers_ends_in_time_and_leaves_nothing() {
     assert!(matches!(error, BootError::Timeout { timeout_ms: 2000, .. }), "{error}");
     bench.assert_nothing_left();
     bench.finish().await;
+}
+
+#[tokio::test]
+async fn a_probe_that_is_interrupted_in_any_phase_has_left_nothing_when_it_returns() {
+    for behaviour in stuck() {
+        let bench = Bench::new(behaviour);
+        let interrupted = CancellationToken::new();
+        let interrupt = async {
+            while !bench.has_process_in_jail() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            interrupted.cancel();
+        };
+        let probe = bench.probe_until(Duration::from_secs(60), &interrupted);
+        let (probed, ()) = tokio::join!(probe, interrupt);
+        assert!(probed.unwrap_err().to_string().contains("interrupted"));
+        // No waiting: the process may end as soon as the probe has returned.
+        bench.assert_nothing_left();
+        bench.finish().await;
+    }
 }

@@ -12,6 +12,7 @@ mod daemon;
 mod data_dir;
 mod pack;
 mod serve;
+mod signals;
 mod slow_client;
 mod suggest;
 

@@ -27,7 +27,10 @@ struct Daemon {
 
 impl Daemon {
     fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap())
+    }
+
+    fn start_in(directory: tempfile::TempDir) -> Self {
         let line = "daemon --backend none --listen 127.0.0.1:0";
         let mut process = nova(directory.path(), line)
             .stdout(Stdio::piped())
@@ -51,6 +54,16 @@ impl Daemon {
 
     fn run(&self, line: &str) -> Output {
         nova(self.directory.path(), line).output().unwrap()
+    }
+
+    /// Ends it in an orderly way. Returns what it has printed.
+    fn end(&mut self) -> String {
+        self.signal("-TERM");
+        assert_eq!(self.process.wait().unwrap().code(), Some(0));
+        let mut printed = String::new();
+        std::io::Read::read_to_string(&mut self.process.stdout.take().unwrap(), &mut printed)
+            .unwrap();
+        printed
     }
 
     fn signal(&self, name: &str) {
@@ -83,17 +96,28 @@ fn a_daemon_starts_answers_and_ends_cleanly() {
 
     let announced = daemon.directory.path().join("daemon.pid");
     let url = std::fs::read_to_string(&announced).unwrap().lines().nth(1).unwrap().to_owned();
-    daemon.signal("-TERM");
-    assert_eq!(daemon.process.wait().unwrap().code(), Some(0));
+    let printed = daemon.end();
     assert!(!announced.exists(), "nothing says that a daemon runs");
-    let mut printed = String::new();
-    std::io::Read::read_to_string(&mut daemon.process.stdout.take().unwrap(), &mut printed)
-        .unwrap();
     let key = std::fs::read_to_string(daemon.directory.path().join("admin.key")).unwrap();
     assert!(printed.contains(key.trim()), "the first key is shown once");
     let gone = daemon.run(&format!("list --url {url}"));
     assert_eq!(gone.status.code(), Some(1));
     assert!(text(&gone.stderr).contains("nova daemon"), "{}", text(&gone.stderr));
+}
+
+#[test]
+fn the_first_key_is_shown_by_the_first_start_that_succeeds() {
+    let directory = tempfile::tempdir().unwrap();
+    let failed = nova(directory.path(), "daemon --backend firecracker --listen 127.0.0.1:0")
+        .env("NOVA_FIRECRACKER_DIR", "/nonexistent")
+        .output()
+        .unwrap();
+    assert_eq!(failed.status.code(), Some(1), "{}", text(&failed.stderr));
+    assert_eq!(text(&failed.stdout), "");
+
+    let mut daemon = Daemon::start_in(directory);
+    let key = std::fs::read_to_string(daemon.directory.path().join("admin.key")).unwrap();
+    assert!(daemon.end().contains(key.trim()));
 }
 
 #[test]

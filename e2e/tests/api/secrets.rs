@@ -11,8 +11,9 @@ async fn a_secret_reaches_the_function_and_no_answer_of_nova() {
     let value = "s3cret-value-of-the-end-to-end-suite";
     let name = format!("e2e-token-{}", std::process::id());
     nova.put(&format!("/secrets/{name}"), &json!({"value": value})).await.ok();
-    let code = "import hashlib, json, os
+    let code = "import hashlib, json, os, sys
 value = os.environ['TOKEN']
+print('the token has', len(value), 'characters', file=sys.stderr)
 path = '/run/nova/secrets/' + os.environ['SECRET_NAME']
 print(json.dumps({
     'sha256': hashlib.sha256(value.encode()).hexdigest(), 'file': open(path).read() == value,
@@ -27,6 +28,17 @@ print(json.dumps({
     assert_eq!(answer["output"]["file"], true, "{answer}");
     assert_eq!(answer["output"]["mode"], "0o400");
     assert_eq!(answer["output"]["sha256"], VALUE_SHA256, "the function got the value");
+    // Records and log lines are written in batches: what is looked through has to be there.
+    let request_id = answer["request_id"].as_str().unwrap().to_owned();
+    for (path, part) in [
+        (function.path("/logs"), "the token has 36 characters"),
+        ("/invocations?limit=50".to_owned(), request_id.as_str()),
+    ] {
+        eventually(&format!("{path} holds the call"), async || {
+            nova.get(&path).await.text.contains(part).then_some(())
+        })
+        .await;
+    }
     for path in [
         function.path(""),
         function.path("/logs"),

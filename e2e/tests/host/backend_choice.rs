@@ -20,6 +20,7 @@ async fn auto_chooses_what_works_here_and_says_why() {
         let warning = health["warnings"][0].as_str().expect("a warning");
         assert!(warning.contains("share the host's kernel"), "{warning}");
         assert!(warning.contains("a probe guest did not boot: "), "it says why: {warning}");
+        assert!(!warning.contains("VcpuEvent"), "firecracker's log explains nothing: {warning}");
         assert!(daemon.log().contains("share the host's kernel"), "{}", daemon.log());
     }
     assert!(daemon.terminate().success());
@@ -108,6 +109,26 @@ async fn the_doctor_names_what_it_checked_and_its_exit_code_tells() {
     }
     let failed = findings.iter().any(|finding| finding["status"] == "fail");
     assert_eq!(output.status.success(), !failed);
+}
+
+#[tokio::test]
+async fn where_a_daemon_cannot_start_the_doctor_fails() {
+    let home = scratch();
+    let data = home.path().join("data");
+    let nothing =
+        [("NOVA_FIRECRACKER_DIR", "/nonexistent"), ("NOVA_OCI_RUNTIME", "/nonexistent/runc")];
+    let options =
+        DaemonOptions { backend: Some("auto"), environment: &nothing, ..DaemonOptions::new(&data) };
+    assert!(!options.command().status().unwrap().success());
+    let output = std::process::Command::new(setting("NOVA_BIN"))
+        .args(["doctor", "--backend", "auto", "--data-dir"])
+        .arg(&data)
+        .envs(nothing)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("FAIL  backend "), "{said}");
 }
 
 /// Whether Firecracker works on this machine, whatever backend the suite is run for.

@@ -134,15 +134,8 @@ async fn a_broken_runtime_program() {
 #[tokio::test]
 async fn a_full_disk() {
     let home = scratch();
-    let mount = home.path().join("small");
-    std::fs::create_dir(&mount).unwrap();
-    let run = |program: &str, arguments: &[&str]| {
-        let status = std::process::Command::new(program).args(arguments).status().unwrap();
-        assert!(status.success(), "{program} {arguments:?}");
-    };
-    let mount_path = mount.to_str().unwrap();
-    // Room for what a microVM's jail needs copied, and little more.
-    run("mount", &["-t", "tmpfs", "-o", "size=256m", "tmpfs", mount_path]);
+    let disk = SmallDisk::mount(&home.path().join("small"));
+    let mount = &disk.0;
     let data = mount.join("data");
     let daemon = DaemonOptions::new(&data).start().await;
     create(&daemon, "f", "print(1)", json!({})).await;
@@ -174,8 +167,28 @@ async fn a_full_disk() {
     assert!(daemon.terminate().success());
     let left: Vec<_> = traces(&id, &data)
         .into_iter()
-        .filter(|trace| !trace.starts_with("mount") || !trace.contains(mount_path))
+        .filter(|trace| !trace.starts_with("mount") || !trace.contains(mount.to_str().unwrap()))
         .collect();
     assert_eq!(left, [""; 0]);
-    run("umount", &[mount_path]);
+}
+
+/// A disk with room for what a microVM's jail needs copied, and little more. Unmounted when dropped,
+/// which a daemon that a failing test leaves must not prevent: it is detached.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(path: &Path) -> Self {
+        std::fs::create_dir(path).unwrap();
+        let arguments = ["-t", "tmpfs", "-o", "size=256m", "tmpfs"];
+        let status = std::process::Command::new("mount").args(arguments).arg(path).status();
+        assert!(status.unwrap().success(), "mount {}", path.display());
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let status = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
+        assert!(status.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
 }

@@ -5,9 +5,11 @@
 
 mod backend_choice;
 mod broken_parts;
+mod containers;
 mod crash;
 mod fairness;
 mod https;
+mod interrupted;
 mod network;
 mod secrets_at_rest;
 mod shutdown;

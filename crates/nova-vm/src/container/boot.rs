@@ -50,7 +50,7 @@ pub(super) async fn boot(host: &Arc<Host>, spec: VmSpec) -> Result<Running, Boot
         Err(_) => Err(BootError::Timeout {
             phase: "booting the container",
             timeout_ms: within.as_millis() as u64,
-            console: boot.console_end(),
+            console: format!("console ends with: {}", boot.console_end()),
         }),
     };
     let Boot { remains, console, .. } = boot;

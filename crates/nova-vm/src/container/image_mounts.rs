@@ -97,7 +97,7 @@ fn artifact(digest: &str, problem: &str) -> BootError {
 }
 
 /// The directory that holds an owner's mount points.
-fn directory(owner: &Owner) -> PathBuf {
+pub(crate) fn directory(owner: &Owner) -> PathBuf {
     PathBuf::from(format!("/run/{}", owner.cgroup_name()))
 }
 

@@ -29,6 +29,7 @@ mod reconcile;
 mod remains;
 mod seccomp;
 
+pub(crate) use image_mounts::directory as image_mounts_directory;
 pub use reconcile::reconcile;
 
 use self::boot::Running;

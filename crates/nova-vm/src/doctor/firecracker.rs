@@ -1,12 +1,16 @@
 //! Firecracker: its programs, its kernel, and whether a guest boots.
+use super::leftovers::PREFIX;
 use super::{Finding, Status, Subject};
+use crate::driver::BootError;
 use crate::firecracker::{
-    API_TIMEOUT_DEFAULT, FirecrackerConfig, OLDEST, RECOMMENDED, Version, probe,
+    API_TIMEOUT_DEFAULT, FirecrackerConfig, OLDEST, RECOMMENDED, Version, kvm_problem, probe,
 };
 use crate::images::prepare_initramfs;
 use crate::lease::Lease;
 use crate::owner::Owner;
+use std::fmt::Display;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// The two programs, there and of one version that works.
 pub(super) async fn programs(subject: &Subject) -> Vec<Finding> {
@@ -30,7 +34,10 @@ pub(super) async fn programs(subject: &Subject) -> Vec<Finding> {
             "firecracker",
             bad.min(Status::Warn),
             format!("version {version} works; {RECOMMENDED} is recommended"),
-            format!("run `nova setup --firecracker-dir DIR` with release {RECOMMENDED} in DIR"),
+            format!(
+                "put `firecracker` and `jailer` of release {RECOMMENDED} or a newer one into DIR and run \
+                 `nova setup --firecracker-dir DIR`, which keeps them"
+            ),
         ),
         Ok(version) => Finding::ok("firecracker", format!("version {version}")),
     }];
@@ -56,40 +63,73 @@ pub(super) fn kernel(subject: &Subject) -> Finding {
     }
 }
 
-/// The only proof: a guest that boots and answers.
-pub(super) async fn probe_guest(subject: &Subject) -> Finding {
+/// The only proof: a guest that boots and answers. Nothing of it is left when this returns, which it
+/// does early when `interrupted` is cancelled.
+pub(super) async fn probe_guest(subject: &Subject, interrupted: &CancellationToken) -> Finding {
     const CHECK: &str = "probe";
     let bad = subject.without_firecracker();
     if bad == Status::Ok {
         return Finding::ok(CHECK, format!("not needed with backend {}", subject.backend));
     }
-    match boot_one(subject).await {
+    match boot_one(subject, interrupted).await {
         Ok(took) => Finding::ok(CHECK, format!("a guest booted in {} ms", took.as_millis())),
-        Err(problem) => Finding::bad(
-            CHECK,
-            bad,
-            format!("no guest boots: {problem}"),
-            "use a host with hardware virtualisation (bare metal, or nested virtualisation), or \
-             --backend container; a slow host may need a longer NOVA_PROBE_TIMEOUT",
-        ),
+        Err(NoGuest { problem, fix }) => {
+            Finding::bad(CHECK, bad, format!("no guest boots: {problem}"), fix)
+        }
     }
 }
 
-async fn boot_one(subject: &Subject) -> Result<Duration, String> {
-    let files = subject.artifacts.firecracker().map_err(|error| error.to_string())?;
-    let kernel = subject.artifacts.kernel().map_err(|error| error.to_string())?;
+/// Why the probe guest did not boot.
+struct NoGuest {
+    problem: String,
+    fix: &'static str,
+}
+
+impl NoGuest {
+    /// Before anything was booted.
+    fn not_tried(problem: impl Display) -> Self {
+        Self { problem: problem.to_string(), fix: "mend that, then run `nova doctor` again" }
+    }
+
+    fn not_installed(problem: impl Display) -> Self {
+        Self { problem: problem.to_string(), fix: "run `nova setup`" }
+    }
+
+    fn failed(error: &BootError) -> Self {
+        let fix = match (kvm_problem(), error) {
+            (Some(kvm), _) => kvm.fix,
+            (None, BootError::Artifact { .. }) => return Self::not_installed(error),
+            (None, BootError::Unavailable(_)) => return Self::not_tried(error),
+            (None, BootError::Failed { .. } | BootError::Timeout { .. }) => {
+                "use a host with hardware virtualisation (bare metal, or nested virtualisation), or \
+                 --backend container; a slow host may need a longer NOVA_PROBE_TIMEOUT"
+            }
+        };
+        Self { problem: error.to_string(), fix }
+    }
+}
+
+async fn boot_one(subject: &Subject, interrupted: &CancellationToken) -> Result<Duration, NoGuest> {
+    let files = subject.artifacts.firecracker().map_err(NoGuest::not_installed)?;
+    let kernel = subject.artifacts.kernel().map_err(NoGuest::not_installed)?;
+    if !nix::unistd::geteuid().is_root() {
+        let problem = "only root can boot one".into();
+        return Err(NoGuest { problem, fix: "run `nova doctor` as root" });
+    }
     // A data directory of its own, because a running daemon holds the lock of the real one. On the
     // same file system, because that decides whether jails work.
     let existing = subject.data_dir.ancestors().find(|path| path.is_dir());
-    let parent = existing.ok_or("the data directory has no parent")?;
+    let parent = existing.ok_or_else(|| NoGuest::not_tried("the data directory has no parent"))?;
     let directory = tempfile::Builder::new()
-        .prefix(".doctor-")
+        .prefix(PREFIX)
         .tempdir_in(parent)
-        .map_err(|error| format!("{}: {error}", parent.display()))?;
-    let owner = Owner::open(directory.path()).map_err(|error| error.to_string())?;
-    let lease = Lease::take(&owner, subject.network_range).map_err(|error| error.to_string())?;
-    let initramfs = prepare_initramfs(owner.data_dir(), subject.agent, &kernel)
-        .map_err(|error| format!("the initramfs cannot be made: {error}"))?;
+        .map_err(|error| NoGuest::not_tried(format_args!("{}: {error}", parent.display())))?;
+    let owner = Owner::open(directory.path()).map_err(NoGuest::not_tried)?;
+    let lease = Lease::take(&owner, subject.network_range).map_err(NoGuest::not_tried)?;
+    let initramfs =
+        prepare_initramfs(owner.data_dir(), subject.agent, &kernel).map_err(|error| {
+            NoGuest::not_tried(format_args!("the initramfs cannot be made: {error}"))
+        })?;
     let config = FirecrackerConfig {
         owner,
         firecracker: files.firecracker,
@@ -99,6 +139,6 @@ async fn boot_one(subject: &Subject) -> Result<Duration, String> {
         boot_timeout: subject.probe_timeout,
         api_timeout: API_TIMEOUT_DEFAULT,
     };
-    let booted = probe(config, lease.slots(), subject.probe_timeout).await;
-    booted.map_err(|error| error.to_string())
+    let booted = probe(config, lease.slots(), subject.probe_timeout, interrupted).await;
+    booted.map_err(|error| NoGuest::failed(&error))
 }

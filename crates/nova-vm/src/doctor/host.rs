@@ -2,11 +2,11 @@
 use super::{Finding, Status, Subject};
 use crate::backend::Backend;
 use crate::cgroup::{Cgroups, Version};
-use crate::firecracker::check_file_system;
+use crate::firecracker::{check_file_system, kvm_problem};
 use crate::network::obstacles;
 use crate::owner::BRIDGE_PREFERRED;
 use nix::sys::statvfs::statvfs;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -36,15 +36,10 @@ pub(super) fn root(subject: &Subject) -> Finding {
 }
 
 pub(super) fn kvm(subject: &Subject) -> Finding {
-    let path = "/dev/kvm";
-    match OpenOptions::new().read(true).write(true).open(path) {
-        Ok(_) => Finding::ok("kvm", "/dev/kvm can be opened, which the probe has to confirm"),
-        Err(error) => Finding::bad(
-            "kvm",
-            subject.without_firecracker(),
-            format!("{path}: {error}"),
-            "enable virtualisation in the firmware and load kvm_intel or kvm_amd",
-        ),
+    const CHECK: &str = "kvm";
+    match kvm_problem() {
+        None => Finding::ok(CHECK, "/dev/kvm can be opened, which the probe has to confirm"),
+        Some(kvm) => Finding::bad(CHECK, subject.without_firecracker(), kvm.problem, kvm.fix),
     }
 }
 

@@ -2,10 +2,13 @@
 //! anything in the way of their speed or safety?
 //!
 //! Looks and tries, changes nothing: the probe guest lives in a data directory of its own for as long
-//! as it takes. What is wrong comes with what to do about it.
+//! as it takes, and what a doctor that was killed left of such a guest is removed. What is wrong comes
+//! with what to do about it.
 mod firecracker;
 mod host;
+mod leftovers;
 mod settings;
+mod verdict;
 
 use crate::backend::Backend;
 use crate::images::{Artifacts, RuntimeCatalog};
@@ -14,6 +17,9 @@ use serde::Serialize;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use leftovers::remove_leftovers;
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -100,12 +106,19 @@ impl Subject {
     }
 }
 
-/// Runs every check, whatever the others find. Takes as long as the probe guest does.
-pub async fn examine(subject: &Subject) -> Vec<Finding> {
+/// Runs every check, whatever the others find. Takes as long as the probe guest does. `None` when
+/// `interrupted` is cancelled meanwhile, once nothing is left of that guest.
+pub async fn examine(subject: &Subject, interrupted: &CancellationToken) -> Option<Vec<Finding>> {
+    let leftovers = leftovers::finding(subject).await;
+    let probe = firecracker::probe_guest(subject, interrupted).await;
+    interrupted.run_until_cancelled(look(subject, leftovers, probe)).await
+}
+
+/// The checks that make nothing, with the two findings of those that do where they belong.
+async fn look(subject: &Subject, leftovers: Finding, probe: Finding) -> Vec<Finding> {
     let mut findings = vec![host::root(subject), host::kvm(subject)];
     findings.extend(firecracker::programs(subject).await);
-    findings.push(firecracker::kernel(subject));
-    findings.push(firecracker::probe_guest(subject).await);
+    findings.extend([firecracker::kernel(subject), probe, leftovers]);
     findings.push(images(subject));
     findings.push(host::oci_runtime(subject).await);
     findings.extend([
@@ -117,6 +130,7 @@ pub async fn examine(subject: &Subject) -> Vec<Finding> {
     ]);
     findings.extend(host::network_obstacles(subject));
     findings.extend(settings::all());
+    findings.push(verdict::backend(subject, &findings));
     findings
 }
 
@@ -153,9 +167,13 @@ mod tests {
         (dir, subject)
     }
 
+    async fn examine_all(subject: &Subject) -> Vec<Finding> {
+        examine(subject, &CancellationToken::new()).await.unwrap()
+    }
+
     async fn finding(backend: Backend, check: &str) -> Finding {
         let (_dir, subject) = subject(backend);
-        let all = examine(&subject).await;
+        let all = examine_all(&subject).await;
         all.into_iter().find(|finding| finding.check == check).unwrap()
     }
 
@@ -172,12 +190,52 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_host_on_which_a_daemon_would_not_start_fails() {
+        for backend in [Backend::Auto, Backend::Firecracker, Backend::Container] {
+            assert_eq!(finding(backend, "backend").await.status, Status::Fail, "{backend}");
+        }
+        let (dir, mut subject) = subject(Backend::Auto);
+        // Anything that can tell its version.
+        subject.oci_runtime = "/bin/cat".into();
+        let verdict = async || examine_all(&subject).await.pop().unwrap();
+        assert_eq!((verdict().await.check, verdict().await.status), ("backend", Status::Warn));
+        std::fs::write(dir.path().join("ran-firecracker"), "").unwrap();
+        let refused = verdict().await;
+        assert_eq!(refused.status, Status::Fail);
+        assert!(refused.fix.unwrap().contains("--backend container"));
+    }
+
+    #[tokio::test]
     async fn whatever_is_wrong_comes_with_a_fix() {
         for backend in [Backend::Firecracker, Backend::Container] {
             let (_dir, subject) = subject(backend);
-            for finding in examine(&subject).await {
+            for finding in examine_all(&subject).await {
                 assert!(finding.status == Status::Ok || finding.fix.is_some(), "{finding:?}");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_probe_without_firecracker_does_not_ask_for_other_hardware() {
+        let probe = finding(Backend::Auto, "probe").await;
+        assert_eq!(probe.fix.as_deref(), Some("run `nova setup`"), "{probe:?}");
+    }
+
+    #[tokio::test]
+    async fn a_firecracker_that_could_be_newer_comes_with_all_that_is_to_be_done() {
+        let (dir, mut subject) = subject(Backend::Auto);
+        for program in ["firecracker", "jailer"] {
+            let path = dir.path().join(program);
+            std::fs::write(&path, "#!/bin/sh\necho Firecracker v1.12.1\n").unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(&path, mode).unwrap();
+        }
+        subject.artifacts = Artifacts::new(dir.path(), None, Some(dir.path().to_owned()));
+        let programs = firecracker::programs(&subject).await;
+        assert_eq!(programs[0].status, Status::Warn, "{programs:?}");
+        let fix = programs[0].fix.as_deref().unwrap();
+        for part in ["1.16.1 or a newer one", "`jailer`", "nova setup --firecracker-dir DIR"] {
+            assert!(fix.contains(part), "{fix}");
         }
     }
 
@@ -192,7 +250,7 @@ mod tests {
     #[tokio::test]
     async fn every_check_has_a_name_of_its_own() {
         let (_dir, subject) = subject(Backend::Auto);
-        let all = examine(&subject).await;
+        let all = examine_all(&subject).await;
         let names: std::collections::HashSet<_> = all.iter().map(|finding| finding.check).collect();
         assert_eq!(names.len(), all.len());
     }

@@ -270,7 +270,7 @@ impl Base {
     fn or_timeout(&self, error: BootError) -> BootError {
         match (&self.belongings.vmm, error) {
             (Some(vmm), BootError::Failed { phase, .. }) if Instant::now() >= self.deadline => {
-                let console = vmm.console.quote();
+                let console = vmm.console.of_guest();
                 BootError::Timeout { phase, timeout_ms: self.timeout_ms(), console }
             }
             (_, error) => error,

@@ -70,6 +70,32 @@ impl Console {
         drop(tail);
         printable(&bytes)
     }
+
+    /// How the guest's own part of it ends, in words: for a guest that is silent while its VMM runs, so
+    /// that the VMM's log explains nothing.
+    pub(crate) fn of_guest(&self) -> String {
+        let quote = self.quote();
+        let lines: Vec<&str> = quote.lines().filter(|line| !is_of_vmm(line)).collect();
+        if self.is_empty() || lines.is_empty() {
+            return "the guest's kernel wrote nothing to its console".into();
+        }
+        format!("console ends with: {}", lines.join("\n"))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+}
+
+/// Whether Firecracker's own log has written the line: `2026-11-27T16:16:57.830298594 [vm:thread] ...`.
+/// A guest that imitates it hides what it writes from its own operator, no more.
+fn is_of_vmm(line: &str) -> bool {
+    let Some((time, rest)) = line.split_once(' ') else { return false };
+    let is_time = |byte: u8| byte.is_ascii_digit() || b"-:.T".contains(&byte);
+    time.len() > "2026-11-27T".len()
+        && time.as_bytes().get(10) == Some(&b'T')
+        && time.bytes().all(is_time)
+        && rest.starts_with('[')
 }
 
 impl Drop for Console {
@@ -125,6 +151,23 @@ mod tests {
         let quote = console.quote();
         assert!(quote.ends_with("x\nlast\u{fffd}[2J line"), "{quote}");
         assert!(quote.len() <= QUOTE_MAX_BYTES + 4);
+    }
+
+    #[tokio::test]
+    async fn of_a_silent_guest_only_its_own_lines_are_quoted() {
+        let vmm = "2026-11-27T16:16:57.830298594 [5bac25fe8cf2:fc_vcpu 0] Received a VcpuEvent";
+        for (text, said) in [
+            (format!("{vmm}\n"), "the guest's kernel wrote nothing to its console"),
+            (String::new(), "the guest's kernel wrote nothing to its console"),
+            (format!("{vmm}\nVFS: no root\n{vmm}\n"), "console ends with: VFS: no root"),
+        ] {
+            let (reader, mut writer) = std::io::pipe().unwrap();
+            writer.write_all(text.as_bytes()).unwrap();
+            drop(writer);
+            let mut console = Console::read(reader).unwrap();
+            (&mut console.reader).await.unwrap();
+            assert_eq!(console.of_guest(), said);
+        }
     }
 
     #[tokio::test]

@@ -91,7 +91,15 @@ fn forbidden(flags: FsFlags) -> Option<&'static str> {
 pub(crate) struct SharedFiles {
     /// Copies of files that cannot be linked into jails from where they are.
     copies: PathBuf,
-    copying: Arc<Mutex<()>>,
+    copying: Arc<Mutex<Copying>>,
+}
+
+/// Whether copies may be made. Locked by whoever makes or removes them.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Copying {
+    #[default]
+    Allowed,
+    Ended,
 }
 
 impl SharedFiles {
@@ -128,6 +136,14 @@ impl SharedFiles {
         }
     }
 
+    /// Removes all copies, and makes none from now on: a boot that was given up may be copying still,
+    /// which is waited for. Blocks.
+    pub(crate) fn remove_copies(&self) -> io::Result<()> {
+        let mut copying = self.copying.lock().unwrap_or_else(PoisonError::into_inner);
+        *copying = Copying::Ended;
+        fs::remove_dir_all(&self.copies)
+    }
+
     /// The one copy of `source`, made if it is missing.
     fn copy_of(&self, source: &Path, metadata: &fs::Metadata) -> io::Result<PathBuf> {
         let name = format!(
@@ -139,7 +155,10 @@ impl SharedFiles {
             metadata.mtime_nsec()
         );
         let copy = self.copies.join(&name);
-        let _one_at_a_time = self.copying.lock().unwrap_or_else(PoisonError::into_inner);
+        let one_at_a_time = self.copying.lock().unwrap_or_else(PoisonError::into_inner);
+        if *one_at_a_time == Copying::Ended {
+            return Err(io::Error::other("no copies are made any more, because nova is ending"));
+        }
         if copy.exists() {
             return Ok(copy);
         }

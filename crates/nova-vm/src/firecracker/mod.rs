@@ -12,6 +12,7 @@ mod boot;
 pub(crate) mod console;
 mod driver;
 mod jail;
+mod kvm;
 mod plan;
 mod probe;
 mod reconcile;
@@ -22,6 +23,7 @@ mod vsock;
 
 pub use driver::FirecrackerDriver;
 pub(crate) use jail::check_file_system;
+pub(crate) use kvm::kvm_problem;
 pub use plan::GUEST_OVERHEAD_MB;
 pub use probe::probe;
 pub use reconcile::reconcile;

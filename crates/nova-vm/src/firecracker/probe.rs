@@ -5,6 +5,7 @@
 //! real agent and nothing else: no drives, no network. That it answers a ping is the proof.
 use super::belongings::Place;
 use super::boot::Files;
+use super::kvm::kvm_problem;
 use super::plan::Plan;
 use super::{FirecrackerConfig, Host, reconcile};
 use crate::VmId;
@@ -13,16 +14,16 @@ use crate::slots::SlotAllocator;
 use nova_domain::Limits;
 use std::time::Duration;
 use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 
-/// The kernel's door to hardware virtualisation.
-const KVM: &str = "/dev/kvm";
-
-/// Boots a guest, and ends it. Returns how long the boot took. Nothing is left, whatever happens.
-/// Must not run while the owner has other guests.
+/// Boots a guest, and ends it. Returns how long the boot took, or an error as soon as `interrupted`
+/// is cancelled. Nothing is left when it returns; to drop the future instead leaves the removal to
+/// run as long as the runtime does. Must not run while the owner has other guests.
 pub async fn probe(
     mut config: FirecrackerConfig,
     slots: &SlotAllocator,
     timeout: Duration,
+    interrupted: &CancellationToken,
 ) -> Result<Duration, BootError> {
     config.boot_timeout = timeout;
     config.api_timeout = timeout;
@@ -45,28 +46,19 @@ pub async fn probe(
         drives: None,
     };
     let start = std::time::Instant::now();
-    let booted = host.boot(plan, Place::Alone(slot), files, None).await;
-    let took = start.elapsed();
-    let result = match booted {
-        Ok((ready, gone)) => {
-            drop(ready);
-            gone.wait().await;
-            Ok(took)
-        }
-        Err(error) => Err(kvm_problem().unwrap_or(error)),
+    let boot = host.boot(plan, Place::Alone(slot), files, None);
+    let result = match interrupted.run_until_cancelled(boot).await {
+        Some(Ok(_guest)) => Ok(start.elapsed()),
+        // That there is no KVM at all explains a failure better than Firecracker does.
+        Some(Err(error)) => Err(kvm_problem()
+            .map_or(error, |kvm| BootError::Unavailable(format!("{}; {}", kvm.problem, kvm.fix)))),
+        None => Err(BootError::Unavailable("the probe was interrupted".into())),
     };
+    // The guest, or as much of it as there was, was dropped: its removal is under way.
+    host.removals.close();
+    host.removals.wait().await;
     if let Err(error) = spawn_blocking(move || reconcile::remove_shared(&host)).await {
         tracing::error!(%error, "removing the probe's directory was cut short");
     }
     result
-}
-
-/// What explains a failure better than Firecracker does: that there is no KVM at all.
-fn kvm_problem() -> Option<BootError> {
-    let opened = std::fs::OpenOptions::new().read(true).write(true).open(KVM);
-    let error = opened.err()?;
-    Some(BootError::Unavailable(format!(
-        "{KVM}: {error}; enable virtualisation in the firmware, load kvm_intel or kvm_amd, and run \
-         as root"
-    )))
 }

@@ -57,8 +57,11 @@ pub(super) fn remove_shared(host: &Host) {
     if let Err(error) = host.cgroups.group(owner.cgroup_name()).remove() {
         tracing::error!(%error, "cannot remove the cgroup of all guests");
     }
-    for directory in [owner.jail_base(), copies_dir(owner)] {
-        match fs::remove_dir_all(&directory) {
+    let jails = owner.jail_base();
+    let removed =
+        [(fs::remove_dir_all(&jails), jails), (host.shared.remove_copies(), copies_dir(owner))];
+    for (result, directory) in removed {
+        match result {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::error!(%error, directory = %directory.display(), "cannot remove");
             }

@@ -18,6 +18,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
 /// Long enough that only a boot that is stuck reaches it, short enough to wait for.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -181,7 +182,15 @@ impl Bench {
     }
 
     pub async fn probe(&self, timeout: Duration) -> Result<Duration, BootError> {
-        probe(self.config.clone(), &self.slots, timeout).await
+        self.probe_until(timeout, &CancellationToken::new()).await
+    }
+
+    pub async fn probe_until(
+        &self,
+        timeout: Duration,
+        interrupted: &CancellationToken,
+    ) -> Result<Duration, BootError> {
+        probe(self.config.clone(), &self.slots, timeout, interrupted).await
     }
 
     /// What the driver adds to the function's memory inside the guest: all but the VMM's share.

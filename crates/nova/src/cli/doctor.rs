@@ -2,20 +2,25 @@
 //!
 //! The host's side is examined by `nova-vm`, with the configuration that a daemon started here would
 //! have; this adds what only the binary knows: the daemon and its store. Exit status 1 when
-//! anything is broken; warnings alone are 0.
+//! anything is broken; warnings alone are 0. A signal ends it with 128 and the signal's number, once
+//! nothing of the probe guest is left.
 use super::client::Client;
 use super::output::{self, Format, print_line};
 use crate::config::{Config, RawConfig};
 use crate::data_dir::announced_url;
+use crate::signals::Signals;
 use crate::{agent, daemon};
 use clap::Args;
 use nova_vm::doctor::{Finding, Status, Subject, examine};
 use reqwest::Url;
 use serde_json::json;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::signal::unix::SignalKind;
+use tokio_util::sync::CancellationToken;
 
 /// How long a running daemon may take to say how it is.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,7 +45,16 @@ pub async fn doctor(data_dir: Option<PathBuf>, args: DoctorArgs) -> anyhow::Resu
     let mut raw = RawConfig::read(args.config.as_deref(), data_dir.as_deref())?;
     raw.add_flag("backend", args.backend);
     let config = Config::new(raw)?;
-    let mut findings = examine(&subject(&config)).await;
+    let mut findings = match examine_until_signalled(&subject(&config)).await? {
+        Ok(findings) => findings,
+        Err(signal) => {
+            // Whoever hung up reads nothing, which is no error.
+            let _ =
+                writeln!(io::stderr(), "error: interrupted; nothing of the probe guest is left");
+            // Signals are numbered from 1 to 64.
+            return Ok(ExitCode::from(128 + signal.as_raw_value() as u8));
+        }
+    };
     findings.push(daemon_health(&config.data_dir).await);
     findings.push(store(&config.data_dir));
     if args.json {
@@ -52,6 +66,24 @@ pub async fn doctor(data_dir: Option<PathBuf>, args: DoctorArgs) -> anyhow::Resu
     }
     let broken = findings.iter().any(|finding| finding.status == Status::Fail);
     Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What is found, or the signal that came before.
+async fn examine_until_signalled(
+    subject: &Subject,
+) -> anyhow::Result<Result<Vec<Finding>, SignalKind>> {
+    let mut signals = Signals::with_hangup()?;
+    let interrupted = CancellationToken::new();
+    let mut examined = pin!(examine(subject, &interrupted));
+    tokio::select! {
+        Some(findings) = &mut examined => Ok(Ok(findings)),
+        signal = signals.next() => {
+            interrupted.cancel();
+            // Waited for, whatever it finds now: it ends when nothing is left.
+            examined.await;
+            Ok(Err(signal))
+        }
+    }
 }
 
 fn subject(config: &Config) -> Subject {

@@ -14,6 +14,7 @@ use crate::cli::DaemonArgs;
 use crate::config::{Config, LogFormat, RawConfig};
 use crate::data_dir::DataDir;
 use crate::serve::{self, Connections};
+use crate::signals::Signals;
 use anyhow::Context;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -22,15 +23,15 @@ use nova_domain::CodeHash;
 use nova_engine::{Executor, Parts};
 use nova_store::{Blobs, DirectoryBlobs, MasterKey, SecretVault, SqlStore, Store};
 use nova_vm::CodeSource;
-use nova_vm::host::Host;
+use nova_vm::host::{Host, HostError};
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -56,15 +57,33 @@ pub async fn main(args: DaemonArgs, data_dir: Option<PathBuf>) -> anyhow::Result
     host_setup::raise_open_files();
     host_setup::forbid_core_dumps();
     let mut signals = Signals::new()?;
-    let Starting { daemon, listener, router } = tokio::select! {
-        started = Starting::new(&config) => started?,
-        () = signals.next() => return Ok(ExitCode::SUCCESS),
+    let interrupted = CancellationToken::new();
+    let started = {
+        let mut starting = pin!(Starting::new(&config, &interrupted));
+        tokio::select! {
+            started = &mut starting => started,
+            _ = signals.next() => {
+                interrupted.cancel();
+                // Waited for: dropped, it could leave something of a guest or a network behind.
+                starting.await
+            }
+        }
+    };
+    let Starting { daemon, listener, router } = match started {
+        Err(error) if matches!(error.downcast_ref(), Some(HostError::Interrupted)) => {
+            tracing::info!("the start was interrupted; nothing of it is left");
+            return Ok(ExitCode::SUCCESS);
+        }
+        started => started?,
     };
     let stop = CancellationToken::new();
     let serving = serve::serve(listener, router, stop.clone());
     let stopped = async {
-        daemon.executor.start();
-        signals.next().await;
+        // A start that was told to end too late to give up is a run without calls.
+        if !interrupted.is_cancelled() {
+            daemon.executor.start();
+            signals.next().await;
+        }
         daemon.draining.cancel();
         stop.cancel();
     };
@@ -100,29 +119,6 @@ fn start_log(format: LogFormat) {
     }
 }
 
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("signals cannot be handled");
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
 /// A daemon that is complete and not yet serving.
 struct Starting {
     daemon: Daemon,
@@ -142,7 +138,7 @@ struct Daemon {
 }
 
 impl Starting {
-    async fn new(config: &Config) -> anyhow::Result<Self> {
+    async fn new(config: &Config, interrupted: &CancellationToken) -> anyhow::Result<Self> {
         let mut directory = DataDir::take(&config.data_dir)?;
         let listener = TcpListener::bind(config.listen).await.with_context(|| {
             format!("cannot listen on {}; choose another address with --listen", config.listen)
@@ -153,9 +149,17 @@ impl Starting {
         let vault =
             SecretVault::new(store.clone(), MasterKey::load_or_create(&config.master_key_file)?);
         let blobs = open_blobs(config, store.as_ref()).await?;
-        let first_key = directory.first_key(store.as_ref()).await?;
         let engine = engine_config(config)?;
-        let host = Host::start(host_config(config), Arc::new(BlobSource(blobs.clone()))).await?;
+        let code = Arc::new(BlobSource(blobs.clone()));
+        let host = Host::start(host_config(config), code, interrupted).await?;
+        // Only now: it is shown once, and a start that fails for want of something shows nothing.
+        let first_key = match directory.first_key(store.as_ref()).await {
+            Ok(first_key) => first_key,
+            Err(error) => {
+                host.shutdown().await;
+                return Err(error.into());
+            }
+        };
         let backend = backend(&host);
         report(&host, &backend);
         let executor = Executor::new(Parts {
@@ -210,7 +214,7 @@ impl Daemon {
     async fn drain(self, connections: Connections, signals: &mut Signals, within: Duration) {
         let report = tokio::select! {
             report = self.executor.drain(within) => report,
-            () = signals.next() => {
+            _ = signals.next() => {
                 tracing::warn!("second signal: calls in flight are cut off");
                 self.executor.drain(Duration::ZERO).await
             }
