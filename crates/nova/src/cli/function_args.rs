@@ -76,8 +76,9 @@ pub struct FunctionArgs {
     description: Option<String>,
 }
 
+/// A mode, as a flag.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum ModeArg {
+pub enum ModeArg {
     Process,
     Persistent,
     Lambda,
@@ -128,10 +129,8 @@ impl FunctionArgs {
             let mut config = FunctionConfig::new(RuntimeId::parse("base")?);
             (config.mode, config.handler) = (mode, handler.to_owned());
             config.validate()?;
-            let archive = pack::pack(path, &pack::program_path(mode, handler, pack::ending(path)))
-                .context("the code cannot be packed")?;
-            let engine = base64::engine::general_purpose::STANDARD;
-            body.insert("code".into(), json!({ "archive": engine.encode(archive) }));
+            let program = pack::program_path(mode, handler, pack::ending(path));
+            body.insert("code".into(), packed(path, &program)?);
         }
         put(&mut body, "runtime", self.runtime);
         put(&mut body, "handler", self.handler);
@@ -161,6 +160,13 @@ impl FunctionArgs {
         }
         Ok(body)
     }
+}
+
+/// The code at a path as the field of a body; a single file in it is stored as `program`.
+pub fn packed(path: &Path, program: &str) -> anyhow::Result<Value> {
+    let archive = pack::pack(path, program).context("the code cannot be packed")?;
+    let engine = base64::engine::general_purpose::STANDARD;
+    Ok(json!({ "archive": engine.encode(archive) }))
 }
 
 fn put(body: &mut Map<String, Value>, field: &str, value: Option<impl Into<Value>>) {

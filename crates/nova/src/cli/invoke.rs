@@ -28,8 +28,9 @@ pub struct InvokeArgs {
     pub url: UrlArgs,
 }
 
+/// How to print a whole answer.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum AnswerFormat {
+pub enum AnswerFormat {
     Json,
     Yaml,
 }
@@ -55,18 +56,33 @@ struct Line {
 /// `nova invoke`
 pub async fn invoke(client: &Client, args: InvokeArgs) -> anyhow::Result<ExitCode> {
     let payload = read_payload(&args.payload)?;
-    let query: &[(&str, String)] = if args.tail { &[("logs", "true".into())] } else { &[] };
-    let bytes = client.post_raw(&["functions", &args.name, "invoke"], query, payload).await?;
-    let answer: Answer = serde_json::from_slice(&bytes).context("the answer makes no sense")?;
+    let answer = call(client, &args.name, payload, args.tail).await?;
+    show(&args.name, &answer, args.output)
+}
+
+/// Calls a function; the answer as it was sent, with the log where that is wanted.
+pub async fn call(
+    client: &Client,
+    name: &str,
+    payload: Vec<u8>,
+    logs: bool,
+) -> anyhow::Result<Vec<u8>> {
+    let query: &[(&str, String)] = if logs { &[("logs", "true".into())] } else { &[] };
+    Ok(client.post_raw(&["functions", name, "invoke"], query, payload).await?)
+}
+
+/// Prints an answer: log lines, result, summary and failure.
+pub fn show(name: &str, bytes: &[u8], output: Option<AnswerFormat>) -> anyhow::Result<ExitCode> {
+    let answer: Answer = serde_json::from_slice(bytes).context("the answer makes no sense")?;
     for line in &answer.logs {
         eprintln!("{}", line.text);
     }
-    match args.output {
+    match output {
         Some(AnswerFormat::Json) => {
-            output::print_value(&serde_json::from_slice(&bytes)?, Format::Json)?
+            output::print_value(&serde_json::from_slice(bytes)?, Format::Json)?
         }
         Some(AnswerFormat::Yaml) => {
-            output::print_value(&serde_json::from_slice(&bytes)?, Format::Yaml)?
+            output::print_value(&serde_json::from_slice(bytes)?, Format::Yaml)?
         }
         None => {
             if let Some(result) = answer.output {
@@ -80,8 +96,7 @@ pub async fn invoke(client: &Client, args: InvokeArgs) -> anyhow::Result<ExitCod
         Some(error) => {
             let kind = serde_json::to_string(&error.kind)?;
             eprintln!(
-                "error: function {} failed: {} [{}]",
-                args.name,
+                "error: function {name} failed: {} [{}]",
                 error.message,
                 kind.trim_matches('"')
             );
@@ -99,7 +114,8 @@ fn summary(answer: &Answer<'_>) -> String {
     )
 }
 
-fn read_payload(given: &str) -> anyhow::Result<Vec<u8>> {
+/// The payload that was given, as bytes that are JSON.
+pub fn read_payload(given: &str) -> anyhow::Result<Vec<u8>> {
     let (bytes, whence) = if given == "-" {
         (read_bounded(std::io::stdin().lock()).context("stdin")?, "stdin".to_owned())
     } else if let Some(path) = given.strip_prefix('@') {

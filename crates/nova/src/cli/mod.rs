@@ -1,5 +1,5 @@
 //! The command line: flags and what they mean. Each command lives in a module of its own; all but
-//! `daemon`, `runtime add`, `runtime remove`, `setup` and `doctor` are clients of the daemon.
+//! `daemon`, `runtime add`, `runtime remove`, `setup`, `doctor` and `init` are clients of the daemon.
 //!
 //! Data goes to stdout, everything else to stderr; an error says what to try next. Exit status: 0
 //! success, 1 a function failed or a request was refused, 2 the command line makes no sense.
@@ -13,6 +13,7 @@ mod invoke;
 mod logs;
 mod output;
 mod progress;
+mod project;
 mod runtimes;
 mod secrets;
 #[cfg(test)]
@@ -56,6 +57,10 @@ enum Command {
     Delete(DeleteArgs),
     /// Call a function and print its result
     Invoke(invoke::InvokeArgs),
+    /// Make a project: a program, an event to call it with, and its settings
+    Init(project::init::InitArgs),
+    /// Deploy a project on every save, call it, and show its log and result
+    Dev(project::dev::DevArgs),
     /// Show what a function wrote
     Logs(logs::LogsArgs),
     /// List, install and remove language runtimes
@@ -234,6 +239,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             }
             Command::Delete(args) => functions::delete(&client(&args.url)?, &args.names).await,
             Command::Invoke(args) => invoke::invoke(&client(&args.url)?, args).await,
+            Command::Init(args) => project::init::init(args),
+            Command::Dev(args) => project::dev::dev(&client(&args.url)?, args).await,
             Command::Logs(args) => logs::logs(&client(&args.url)?, args).await,
             Command::Runtime(RuntimeCommand::List(args)) => {
                 runtimes::list(&client(&args.url)?, args.output).await

@@ -4,6 +4,7 @@ mod manifest;
 mod recipe;
 mod record;
 mod shipped;
+mod starter;
 mod toolchain;
 
 pub use catalog::RuntimeCatalog;
@@ -15,4 +16,5 @@ pub use shipped::shipped_manifests;
 pub(crate) use shipped::{
     CommonRecipe, common_recipe, folder_text, recipe_texts, shipped_toolchain,
 };
+pub use starter::{Starter, StarterError};
 pub use toolchain::Toolchain;

@@ -24,9 +24,7 @@ pub(crate) struct CommonRecipe {
 
 /// All manifests of this build, by id. A faulty one is an error of the build, found by its tests.
 pub fn shipped_manifests() -> Result<Vec<Manifest>, ManifestError> {
-    let mut folders: Vec<String> = Files::iter()
-        .filter_map(|path| path.strip_suffix("/manifest.toml").map(str::to_owned))
-        .collect();
+    let mut folders = folders_with("manifest.toml");
     folders.sort();
     folders
         .iter()
@@ -64,6 +62,30 @@ pub(crate) fn folder_text(folder: &str, path: &str) -> Result<String, ManifestEr
     }
 }
 
+/// The folders of compiled languages.
+pub(crate) fn toolchain_folders() -> Vec<String> {
+    folders_with("build.toml")
+}
+
+/// The files of a language's example for a mode, by their names; none where it has no such example.
+pub(crate) fn example_files(
+    folder: &str,
+    mode: Mode,
+) -> Result<Vec<(String, String)>, ManifestError> {
+    let start = format!("{folder}/examples/{}/", mode.as_str());
+    let files = Files::iter().filter_map(|path| {
+        let name = path.strip_prefix(&start)?.to_owned();
+        Some(text(&path).map(|text| (name, text)))
+    });
+    files.collect()
+}
+
+/// Folders with a file of this name.
+fn folders_with(name: &str) -> Vec<String> {
+    let end = format!("/{name}");
+    Files::iter().filter_map(|path| path.strip_suffix(&end).map(str::to_owned)).collect()
+}
+
 impl Manifest {
     /// The example for a mode: a handler as a person would write it. A compiled language has its source
     /// there instead, under names of its own.
@@ -83,16 +105,9 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    /// Folders with a file of this name.
-    fn folders_with(name: &str) -> Vec<String> {
-        let end = format!("/{name}");
-        Files::iter().filter_map(|path| path.strip_suffix(&end).map(str::to_owned)).collect()
-    }
-
     /// Whether an example's folder has sources in it.
     fn has_example(folder: &str, mode: Mode) -> bool {
-        let start = format!("{folder}/examples/{}/", mode.as_str());
-        Files::iter().any(|path| path.starts_with(&start))
+        !example_files(folder, mode).unwrap().is_empty()
     }
 
     #[test]
