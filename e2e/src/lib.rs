@@ -11,7 +11,7 @@ mod examples;
 mod http;
 mod lambda;
 
-pub use cli::{CliOutput, cli, cli_with_input};
+pub use cli::{CliOutput, cli, cli_with_input, command, run};
 pub use examples::static_binary;
 pub use http::{Answer, FunctionUnderTest, Nova};
 pub use lambda::{install_awslambdaric, rust_function};

@@ -5,13 +5,16 @@
 mod bad_input;
 mod bootstraps;
 mod capacity;
+mod code_packages;
 mod command_line;
 mod failures;
 mod first_calls;
 mod isolation;
 mod lambda;
 mod lifecycle;
+mod local;
 mod misbehaving;
 mod output;
+mod projects;
 mod records;
 mod secrets;

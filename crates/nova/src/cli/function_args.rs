@@ -76,6 +76,36 @@ pub struct FunctionArgs {
     description: Option<String>,
 }
 
+/// What `invoke --local` can be told about the code.
+#[derive(Debug, Args)]
+pub struct LocalArgs {
+    /// Runtime; a nova.yaml says it otherwise
+    #[arg(short, long, requires = "local")]
+    runtime: Option<String>,
+    /// Path of the program in the code, or the function in a file with mode lambda
+    #[arg(short = 'H', long, requires = "local", value_name = "PATH")]
+    handler: Option<String>,
+    /// How it is run
+    #[arg(long, requires = "local")]
+    mode: Option<ModeArg>,
+    /// Memory limit, MiB
+    #[arg(short, long, requires = "local", value_name = "MIB")]
+    memory: Option<u32>,
+    /// Time limit of the call, seconds
+    #[arg(short, long, requires = "local", value_name = "SECONDS")]
+    timeout: Option<u32>,
+    /// Variable of the function
+    #[arg(short, long = "env", requires = "local", value_name = "NAME=VALUE", value_parser = pair)]
+    env: Vec<(String, String)>,
+}
+
+impl From<LocalArgs> for FunctionArgs {
+    fn from(given: LocalArgs) -> Self {
+        let LocalArgs { runtime, handler, mode, memory, timeout, env } = given;
+        Self { runtime, handler, mode, memory, timeout, env, ..Self::default() }
+    }
+}
+
 /// A mode, as a flag.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum ModeArg {
@@ -114,6 +144,11 @@ impl FunctionArgs {
     /// The mode, where it was given.
     pub fn mode(&self) -> Option<Mode> {
         self.mode.map(Mode::from)
+    }
+
+    /// The same, with code from this path.
+    pub fn with_code(self, path: &Path) -> Self {
+        Self { code: Some(path.to_owned()), ..self }
     }
 
     /// Whether a runtime was given.

@@ -1,6 +1,10 @@
 //! `nova invoke`: the function's result on stdout, as it was sent; the rest on stderr.
+//!
+//! With `--local` the function is code on this machine, and the daemon one of its own; see [`local`].
 use super::client::Client;
-use super::connection::UrlArgs;
+use super::connection::{DataDirArgs, UrlArgs};
+use super::function_args::LocalArgs;
+use super::local;
 use super::output::{self, Format, print_line};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -9,12 +13,20 @@ use nova_proto::PAYLOAD_MAX_BYTES;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::io::Read;
+use std::path::Path;
 use std::process::ExitCode;
 
 #[derive(Debug, Args)]
 pub struct InvokeArgs {
-    /// Name of the function
-    name: String,
+    /// Name of the function; with --local the path of its code [default: .]
+    #[arg(value_name = "FUNCTION", required_unless_present = "local")]
+    function: Option<String>,
+    /// Run code of this machine once, in a container and without a daemon: a project with a nova.yaml, or
+    /// any file, directory or archive and a runtime. Needs root
+    #[arg(long)]
+    pub local: bool,
+    #[command(flatten)]
+    given: LocalArgs,
     /// The input: JSON, @FILE, or - for stdin
     #[arg(short, long, value_name = "JSON", default_value = "{}", allow_hyphen_values = true)]
     payload: String,
@@ -25,7 +37,7 @@ pub struct InvokeArgs {
     #[arg(short, long, value_enum, value_name = "FORMAT")]
     output: Option<AnswerFormat>,
     #[command(flatten)]
-    pub url: UrlArgs,
+    url: UrlArgs,
 }
 
 /// How to print a whole answer.
@@ -54,10 +66,16 @@ struct Line {
 }
 
 /// `nova invoke`
-pub async fn invoke(client: &Client, args: InvokeArgs) -> anyhow::Result<ExitCode> {
+pub async fn invoke(args: InvokeArgs, data_dir: &DataDirArgs) -> anyhow::Result<ExitCode> {
     let payload = read_payload(&args.payload)?;
-    let answer = call(client, &args.name, payload, args.tail).await?;
-    show(&args.name, &answer, args.output)
+    if args.local {
+        let path = args.function.as_deref().unwrap_or(".");
+        return local::invoke(Path::new(path), args.given, payload, args.output, &data_dir.path())
+            .await;
+    }
+    let (client, name) = (args.url.client(data_dir)?, args.function.unwrap_or_default());
+    let answer = call(&client, &name, payload, args.tail).await?;
+    show(&name, &answer, args.output)
 }
 
 /// Calls a function; the answer as it was sent, with the log where that is wanted.

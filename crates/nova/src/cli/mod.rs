@@ -1,5 +1,5 @@
 //! The command line: flags and what they mean. Each command lives in a module of its own; all but
-//! `daemon`, `runtime add`, `runtime remove`, `setup`, `doctor` and `init` are clients of the daemon.
+//! `daemon`, `runtime add`, `runtime remove`, `setup`, `doctor`, `init` and `invoke --local` are clients of the daemon.
 //!
 //! Data goes to stdout, everything else to stderr; an error says what to try next. Exit status: 0
 //! success, 1 a function failed or a request was refused, 2 the command line makes no sense.
@@ -10,6 +10,7 @@ mod function_args;
 mod functions;
 mod installation;
 mod invoke;
+mod local;
 mod logs;
 mod output;
 mod progress;
@@ -220,6 +221,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     let runtime = match cli.command {
         Command::Daemon(_) => tokio::runtime::Runtime::new()?,
+        Command::Invoke(ref args) if args.local => tokio::runtime::Runtime::new()?,
         _ => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
     };
     let Cli { data_dir, command } = cli;
@@ -238,7 +240,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 functions::update(&client(&url)?, &name, function, output).await
             }
             Command::Delete(args) => functions::delete(&client(&args.url)?, &args.names).await,
-            Command::Invoke(args) => invoke::invoke(&client(&args.url)?, args).await,
+            Command::Invoke(args) => invoke::invoke(args, &data_dir).await,
             Command::Init(args) => project::init::init(args),
             Command::Dev(args) => project::dev::dev(&client(&args.url)?, args).await,
             Command::Logs(args) => logs::logs(&client(&args.url)?, args).await,
