@@ -11,6 +11,7 @@ mod failures;
 mod first_calls;
 mod isolation;
 mod lambda;
+mod layers;
 mod lifecycle;
 mod local;
 mod misbehaving;

@@ -56,6 +56,8 @@ pub(super) struct Bundle<'a> {
     pub root: &'a Path,
     /// The unpacked code.
     pub code: &'a Path,
+    /// The unpacked layers.
+    pub layers: Option<&'a Path>,
     /// The agent's program.
     pub agent: &'a Path,
     /// The container's name in it.
@@ -213,6 +215,7 @@ impl Bundle<'_> {
             bind(self.agent, "/nova/nova-agent", &["ro"]),
             bind(&self.function_cgroup.oom_counter, "/nova/oom", &["ro", "noexec"]),
         ];
+        mounts.extend(self.layers.map(|layers| bind(layers, "/opt", &["ro"])));
         for (number, file) in self.function_cgroup.procs_files.iter().enumerate() {
             let target = format!("{NOVA}/{}", procs_name(number));
             mounts.push(bind(file, &target, &["rw", "noexec"]));
@@ -245,6 +248,7 @@ mod tests {
             directory,
             root: Path::new("/run/image"),
             code: Path::new("/data/code"),
+            layers: None,
             agent: Path::new("/data/agent"),
             hostname: "vm1",
             uid_root: 70_000,

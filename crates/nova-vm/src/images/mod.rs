@@ -24,5 +24,5 @@ pub use kernel::prepare_initramfs;
 pub use progress::{Progress, Silent};
 pub use runtime::{
     Manifest, ManifestError, ModeRecipe, RuntimeCatalog, RuntimeRecord, SnapshotTemplate, Starter,
-    StarterError, Toolchain, shipped_manifests,
+    StarterError, Toolchain, layer_environment, shipped_manifests,
 };

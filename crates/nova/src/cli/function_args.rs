@@ -62,6 +62,9 @@ pub struct FunctionArgs {
     /// Secret to deliver as a file /run/nova/secrets/NAME. Replaces the whole list
     #[arg(long = "secret", value_name = "NAME")]
     secrets: Vec<String>,
+    /// Layer to lay over those before it at /opt. Replaces the whole list
+    #[arg(long = "layer", value_name = "NAME")]
+    layers: Vec<String>,
     /// What it may reach: none, or egress to public addresses
     #[arg(long, conflicts_with = "allow")]
     network: Option<NetworkArg>,
@@ -180,6 +183,7 @@ impl FunctionArgs {
         put(&mut body, "env_vars", map(self.env));
         put(&mut body, "labels", map(self.labels));
         put(&mut body, "secrets", Some(self.secrets).filter(|names| !names.is_empty()));
+        put(&mut body, "layers", Some(self.layers).filter(|names| !names.is_empty()));
         if !self.allow.is_empty() {
             body.insert("network".into(), json!({ "allow": self.allow }));
         }

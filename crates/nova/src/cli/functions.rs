@@ -23,6 +23,10 @@ const COLUMNS: &[Column] = &[
         Value::Null => cell(&f["network"]),
         allowed => cell(allowed),
     }),
+    wide("LAYERS", |f| {
+        let layers = f["layers"].as_array().map(Vec::as_slice).unwrap_or_default();
+        cell(&layers.iter().map(|layer| layer["name"].clone()).collect::<Value>())
+    }),
     wide("CODE", |f| cell(&f["code_hash"]).chars().take(12).collect()),
     wide("ID", |f| cell(&f["id"])),
 ];

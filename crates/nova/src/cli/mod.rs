@@ -10,6 +10,7 @@ mod function_args;
 mod functions;
 mod installation;
 mod invoke;
+mod layers;
 mod local;
 mod logs;
 mod output;
@@ -69,6 +70,8 @@ enum Command {
     Runtime(RuntimeCommand),
     /// Set, show, list and delete secrets
     Secret(secrets::SecretArgs),
+    /// Publish, list and delete layers: archives that functions share at /opt
+    Layer(layers::LayerArgs),
     /// Check this host and say what to do about each finding
     Doctor(doctor::DoctorArgs),
     /// Install the guest kernel and Firecracker into the data directory
@@ -254,6 +257,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 installation::remove_runtimes(&data_dir.path(), &ids).await
             }
             Command::Secret(args) => secrets::secret(&client(&args.url)?, args.command).await,
+            Command::Layer(args) => layers::layer(&client(&args.url)?, args.command).await,
             Command::Doctor(args) => doctor::doctor(data_dir.given(), args).await,
             Command::Setup(args) => installation::setup(&data_dir.path(), args).await,
             Command::Completions { .. } | Command::AgentBinary { .. } => Ok(ExitCode::SUCCESS),

@@ -1,9 +1,10 @@
 //! The runtimes that are part of this build, embedded: the binary is enough by itself.
 use super::manifest::{Manifest, ManifestError};
 use super::toolchain::Toolchain;
-use nova_domain::Mode;
+use nova_domain::{Mode, RuntimeId};
 use rust_embed::RustEmbed;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 #[derive(RustEmbed)]
 #[folder = "../../runtimes"]
@@ -35,6 +36,29 @@ pub fn shipped_manifests() -> Result<Vec<Manifest>, ManifestError> {
 /// The compiler for a language that is compiled, named like its folder.
 pub(crate) fn shipped_toolchain(folder: &str) -> Result<Toolchain, ManifestError> {
     Toolchain::parse(folder, &text(&format!("{folder}/build.toml"))?)
+}
+
+/// What `runtimes/layers.toml` says.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LayerVariables {
+    all: BTreeMap<String, String>,
+    runtimes: BTreeMap<RuntimeId, BTreeMap<String, String>>,
+}
+
+fn layer_variables() -> Result<LayerVariables, ManifestError> {
+    let path = "layers.toml";
+    toml::from_str(&text(path)?)
+        .map_err(|error| ManifestError { path: path.into(), problem: error.to_string() })
+}
+
+/// The variables by which a runtime finds what layers bring to `/opt`.
+/// # Errors
+/// This build is faulty, which its tests find.
+pub fn layer_environment(runtime: &RuntimeId) -> Result<BTreeMap<String, String>, ManifestError> {
+    let LayerVariables { mut all, mut runtimes } = layer_variables()?;
+    all.extend(runtimes.remove(runtime).unwrap_or_default());
+    Ok(all)
 }
 
 /// The recipe that all images share.
@@ -164,6 +188,20 @@ mod tests {
             }
         }
         assert!(!seen.iter().any(|id| id.as_str() == "javascript"), "node is called node");
+    }
+
+    #[test]
+    fn layers_are_found_by_shipped_runtimes() {
+        let python = layer_environment(&RuntimeId::parse("python").unwrap()).unwrap();
+        assert!(python["PYTHONPATH"].starts_with("/opt/python:"), "{python:?}");
+        assert_eq!(python["LD_LIBRARY_PATH"], "/opt/lib");
+        let manifests = shipped_manifests().unwrap();
+        for id in layer_variables().unwrap().runtimes.keys() {
+            assert!(
+                manifests.iter().any(|manifest| manifest.id == *id),
+                "runtimes/layers.toml: {id}"
+            );
+        }
     }
 
     #[test]
