@@ -136,6 +136,12 @@ async fn dev_deploys_and_calls_on_every_save_and_goes_on_after_errors() {
     fs::write(project.join("nova.yaml"), settings).unwrap();
     dev.says("2\n", "deployed").await;
 
+    let rules = fs::read_to_string(project.join(".novaignore")).unwrap();
+    fs::write(project.join(".novaignore"), "{a\n").unwrap();
+    dev.says("", ".novaignore, line 1").await;
+    fs::write(project.join(".novaignore"), rules).unwrap();
+    dev.says("2\n", "deployed").await;
+
     let pid = dev.child.id().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     assert!(dev.child.wait().unwrap().success());

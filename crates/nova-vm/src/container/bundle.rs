@@ -283,6 +283,19 @@ mod tests {
     }
 
     #[test]
+    fn layers_are_mounted_read_only_where_there_are_any() {
+        let cgroup = cgroup();
+        let plain = bundle(Path::new("/vm"), &cgroup);
+        let opt = |bundle: &Bundle<'_>| {
+            bundle.mounts().into_iter().find(|mount| mount["destination"] == "/opt")
+        };
+        assert_eq!(opt(&plain), None);
+        let mount = opt(&Bundle { layers: Some(Path::new("/data/layers")), ..plain }).unwrap();
+        assert_eq!(mount["source"], "/data/layers");
+        assert!(mount["options"].as_array().unwrap().contains(&json!("ro")), "{mount}");
+    }
+
+    #[test]
     fn the_container_has_no_privilege_to_give() {
         let cgroup = cgroup();
         let config = bundle(Path::new("/vm"), &cgroup).config();

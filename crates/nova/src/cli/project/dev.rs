@@ -4,7 +4,8 @@
 //! look at the files ─▶ changed? ─▶ build, deploy, call, show ─▶ look again
 //!                         └─ no ─▶ wait for the kernel to report something
 //! ```
-//! Whatever fails is shown and the watching goes on; only a directory that is no project ends it.
+//! Whatever fails is shown and the watching goes on; only a directory that is gone, or is no project at the
+//! start, ends it.
 use super::super::client::Client;
 use super::super::connection::UrlArgs;
 use super::super::{invoke, with_causes};
@@ -46,13 +47,19 @@ async fn follow(client: &Client, args: &DevArgs) -> anyhow::Result<ExitCode> {
     loop {
         let project = Project::read(&args.directory);
         let built = project.as_ref().ok().and_then(Project::built);
-        let now = watch.look(built.as_deref())?;
-        if seen.as_ref() != Some(&now) {
-            seen = Some(now);
-            let turned = match project {
-                Ok(project) => turn(client, args, &project).await,
-                Err(error) => Err(error),
-            };
+        let turned = match watch.look(built.as_deref()) {
+            Ok(now) if seen.as_ref() == Some(&now) => None,
+            Ok(now) => {
+                seen = Some(now);
+                match project {
+                    Ok(project) => Some(turn(client, args, &project).await),
+                    Err(error) => Some(Err(error)),
+                }
+            }
+            Err(error) if args.directory.is_dir() => Some(Err(error)),
+            Err(error) => return Err(error),
+        };
+        if let Some(turned) = turned {
             if let Err(error) = turned {
                 eprintln!("error: {}", with_causes(&error));
             }
