@@ -12,7 +12,7 @@ mod go;
 mod http;
 mod lambda;
 
-pub use cli::{CliOutput, cli, cli_with_input};
+pub use cli::{CliOutput, cli, cli_with_input, command, run};
 pub use examples::static_binary;
 pub use go::go_function;
 pub use http::{Answer, FunctionUnderTest, Nova};

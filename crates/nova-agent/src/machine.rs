@@ -12,7 +12,7 @@ use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 
 /// Where programs are searched, and what the function's `PATH` is unless it sets its own.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/bin";
 
 /// Set by Nova for each call or process; the function's own environment cannot replace them.
 const RESERVED: [&str; 7] = [

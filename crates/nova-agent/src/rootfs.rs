@@ -4,6 +4,7 @@
 //!   /dev/vda  EROFS, read-only ─┐
 //!   tmpfs     upper, work ──────┴▶ overlay ─▶ /        then move it over the initramfs
 //!   /dev/vdb  EROFS, read-only ──▶ /code, /var/task
+//!   /dev/vdc  EROFS, read-only ──▶ /opt, where the function has layers
 //!   new       ───────────────────▶ /proc /sys /dev /dev/pts /dev/shm /run /tmp
 //! ```
 //!
@@ -61,6 +62,7 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 pub fn assemble(
     image_device: &str,
     code_device: &str,
+    layers_device: Option<&str>,
     function: &FunctionSetup,
 ) -> Result<(), String> {
     let read_only = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
@@ -78,6 +80,10 @@ pub fn assemble(
 
     attach(code_device, "/root/code", "erofs", read_only, "")?;
     attach("/root/code", &format!("/root{TASK_DIR}"), "", MsFlags::MS_BIND, "")?;
+    if let Some(device) = layers_device {
+        wait_for_device(device)?;
+        attach(device, "/root/opt", "erofs", read_only, "")?;
+    }
     attach("proc", "/root/proc", "proc", kernel, "")?;
     attach("sysfs", "/root/sys", "sysfs", kernel | MsFlags::MS_RDONLY, "")?;
     attach("cgroup2", &format!("/root{}", crate::cgroup::CGROUP_ROOT), "cgroup2", kernel, "")?;

@@ -18,8 +18,9 @@ pub fn machine(place: &Place, init: Init, reaper: Arc<Reaper>) -> Result<Machine
     }
     identity::add_entropy(&init.entropy)?;
     match (&init.rootfs, place) {
-        (Rootfs::Drives { image_device, code_device }, Place::MicroVm) => {
-            rootfs::assemble(image_device, code_device, &init.function)?;
+        (Rootfs::Drives { image_device, code_device, layers_device }, Place::MicroVm) => {
+            let layers = layers_device.as_deref();
+            rootfs::assemble(image_device, code_device, layers, &init.function)?;
             identity::set_hostname(&init.hostname)?;
             identity::write_machine_id()?;
         }

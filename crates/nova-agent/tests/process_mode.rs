@@ -84,7 +84,7 @@ fn the_environment_is_novas_and_the_functions_own() {
     assert!(deadline >= before + 50_000);
     seen.as_object_mut().expect("an object").remove("NOVA_DEADLINE_MS");
     let expected = serde_json::json!({
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp",
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/bin", "HOME": "/tmp",
         "LANG": "de", "LC_CTYPE": "C.UTF-8", "GREETING": "hi", "NOVA_FUNCTION_NAME": "hello",
         "NOVA_FUNCTION_VERSION": "7", "NOVA_REQUEST_ID": request_id, "NOVA_MEMORY_MB": "128",
         "NOVA_CODE_DIR": "/code", "TRACEPARENT": "00-trace",

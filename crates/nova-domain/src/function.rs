@@ -1,6 +1,8 @@
 //! A function: its configuration, its code, and the hash that tells one revision from another.
 use crate::validation::{in_range, quote};
-use crate::{Environment, FunctionName, InvalidField, Mode, NetworkPolicy, RuntimeId, SecretName};
+use crate::{
+    Environment, FunctionName, InvalidField, Layers, Mode, NetworkPolicy, RuntimeId, SecretName,
+};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -55,6 +57,9 @@ pub struct FunctionConfig {
     pub limits: Limits,
     /// Secrets delivered as files under `/run/nova/secrets`.
     pub secrets: Vec<SecretName>,
+    /// Archives at `/opt`, as they were when it was last given their names.
+    #[serde(default)]
+    pub layers: Layers,
     /// What it may reach.
     pub network: NetworkPolicy,
     /// Whether starts may come from a memory snapshot.
@@ -122,6 +127,7 @@ impl FunctionConfig {
             env_vars: Environment::default(),
             limits: Limits::default(),
             secrets: Vec::new(),
+            layers: Layers::default(),
             network: NetworkPolicy::default(),
             snapshot: SnapshotPolicy::default(),
             labels: BTreeMap::new(),
@@ -321,7 +327,7 @@ impl Function {
             &self.code_hash,
             (&config.runtime, &config.handler, config.mode, config.memory_mb, config.timeout_s),
             (config.instance_concurrency, &config.env_vars, config.limits),
-            (&config.secrets, &config.network, config.snapshot),
+            (&config.secrets, &config.layers.merged, &config.network, config.snapshot),
         );
         // Tuples of plain data always serialize; an empty hash would only merge revisions, and the
         // test below would show it.
@@ -396,6 +402,7 @@ mod tests {
         };
         assert!(changed(|f| f.code_hash = CodeHash::of(b"two")));
         assert!(changed(|f| f.config.memory_mb = 256));
+        assert!(changed(|f| f.config.layers.merged = Some(CodeHash::of(b"layer"))));
         assert!(changed(|f| f.config.network = NetworkPolicy::None));
         assert!(!changed(|f| f.config.description = "new words".into()));
         assert!(!changed(|f| f.config.min_replicas = 2));

@@ -8,6 +8,7 @@
 mod environment;
 mod function;
 mod invocation;
+mod layer;
 mod name;
 mod network;
 mod runtime;
@@ -21,7 +22,8 @@ pub use function::{
 pub use invocation::{
     Invocation, InvocationRecord, LogRecord, Outcome, Phases, RequestId, Start, Trigger,
 };
-pub use name::{FunctionName, RuntimeId, SecretName};
+pub use layer::{LAYERS_MAX, Layer, LayerVersion, Layers};
+pub use name::{FunctionName, LayerName, RuntimeId, SecretName};
 pub use network::{EgressRule, NetworkPolicy};
 pub use nova_proto::{FunctionError, FunctionErrorKind, LogLine, LogStream, Mode};
 pub use runtime::RuntimeImage;

@@ -78,6 +78,14 @@ name_type!(
     "use 1 to 64 letters, digits, '_', '-' and '.', starting with a letter or digit"
 );
 
+name_type!(
+    /// The name of a layer.
+    LayerName,
+    "layer",
+    |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'),
+    "use 1 to 64 letters, digits, '_', '-' and '.', starting with a letter or digit"
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;

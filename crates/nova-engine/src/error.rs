@@ -2,6 +2,7 @@
 //! [`nova_domain::Outcome`] with an error, from a healthy VM.
 use nova_domain::{FunctionName, Mode, RuntimeId};
 use nova_store::{StoreError, VaultError};
+use nova_vm::images::ManifestError;
 use nova_vm::{BootError, ExecError};
 use std::sync::Arc;
 
@@ -40,6 +41,9 @@ pub enum SetupError {
     /// A secret is missing, or may not be used, or does not open.
     #[error(transparent)]
     Secret(#[from] VaultError),
+    /// This build is faulty.
+    #[error(transparent)]
+    Layers(#[from] ManifestError),
     /// A secret's value cannot be a variable, or all of them together are too long.
     #[error("variable {variable}: {problem}")]
     Variable {
@@ -189,6 +193,7 @@ impl SetupError {
             Self::Secret(VaultError::NotAllowed { .. }) => "secret_forbidden",
             Self::Secret(VaultError::Store(_)) => "store_unavailable",
             Self::Secret(_) | Self::Variable { .. } => "secret_unusable",
+            Self::Layers(_) => "internal",
         }
     }
 }

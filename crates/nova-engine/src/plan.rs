@@ -9,7 +9,7 @@ use crate::pool::policy::Shape;
 use nova_domain::{EnvValue, Function, FunctionName, RuntimeImage, SecretName};
 use nova_proto::{FunctionSetup, SecretFile};
 use nova_store::SecretVault;
-use nova_vm::images::RuntimeCatalog;
+use nova_vm::images::{RuntimeCatalog, layer_environment};
 use nova_vm::{VmDriver, VmId, VmSpec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -25,6 +25,8 @@ pub(crate) struct Plan {
     pub series: Arc<Series>,
     image: RuntimeImage,
     command: Vec<String>,
+    /// What points the language to its layers.
+    layer_env: BTreeMap<String, String>,
     revision: Arc<str>,
     vault: SecretVault,
 }
@@ -52,8 +54,12 @@ impl Plan {
             // Writing to a string cannot fail.
             let _ = write!(revision, "/{secret}={value}");
         }
+        let layer_env = match config.layers.merged {
+            Some(_) => layer_environment(&image.id)?,
+            None => BTreeMap::new(),
+        };
         let vault = vault.clone();
-        Ok(Self { series, image, command, revision: revision.into(), vault, function })
+        Ok(Self { series, image, command, layer_env, revision: revision.into(), vault, function })
     }
 
     pub fn name(&self) -> &FunctionName {
@@ -97,6 +103,7 @@ impl Plan {
             function: self.name().clone(),
             image_digest: self.image.digest.clone(),
             code_hash: self.function.code_hash.clone(),
+            layers_hash: config.layers.merged.clone(),
             memory_mb: config.memory_mb,
             limits: config.limits,
             network: config.network.clone(),
@@ -117,6 +124,7 @@ impl Plan {
 
     async fn environment(&self) -> Result<BTreeMap<String, String>, SetupError> {
         let mut environment = self.image.env.clone();
+        environment.extend(self.layer_env.clone());
         let mut bytes = 0;
         for (variable, value) in self.function.config.env_vars.iter() {
             let problem = |problem: &str| SetupError::Variable {

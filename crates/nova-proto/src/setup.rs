@@ -61,6 +61,9 @@ pub enum Rootfs {
         image_device: String,
         /// Block device of the code image, mounted at `/code` and `/var/task`.
         code_device: String,
+        /// Block device of the layers' image, mounted at `/opt`; `None` without layers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        layers_device: Option<String>,
     },
     /// A container: the OCI runtime has mounted everything already.
     Mounted,

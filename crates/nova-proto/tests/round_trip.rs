@@ -69,8 +69,13 @@ fn any_function() -> impl Strategy<Value = FunctionSetup> {
 fn any_init() -> impl Strategy<Value = Message> {
     let rootfs = prop_oneof![
         Just(Rootfs::Mounted),
-        (".*", ".*")
-            .prop_map(|(image_device, code_device)| Rootfs::Drives { image_device, code_device }),
+        (".*", ".*", prop::option::of(".*")).prop_map(
+            |(image_device, code_device, layers_device)| Rootfs::Drives {
+                image_device,
+                code_device,
+                layers_device
+            }
+        ),
     ];
     let network =
         (".*", any_address(), 0_u8..33, any_address(), prop::collection::vec(any_address(), 0..4))

@@ -2,8 +2,10 @@
 use crate::ApiKey;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use nova_domain::SecretName;
-use nova_domain::{CodeHash, Function, FunctionName, InvocationRecord, LogRecord, RequestId};
+use nova_domain::{
+    CodeHash, Function, FunctionName, InvocationRecord, Layer, LayerName, LogRecord, RequestId,
+    SecretName,
+};
 
 /// Most items of one page; what every list of the HTTP API promises.
 pub const PAGE_MAX: u32 = 500;
@@ -138,7 +140,7 @@ pub trait Store: Send + Sync + 'static {
     /// Removes a function; [`StoreError::NotFound`] where there is none. Records stay.
     async fn delete_function(&self, name: &FunctionName) -> Result<(), StoreError>;
 
-    /// Code that any function refers to.
+    /// Archives that any function or layer refers to.
     async fn code_in_use(&self) -> Result<Vec<CodeHash>, StoreError>;
 
     /// Adds records of calls and their log lines. What is there already (same request id, attempt
@@ -189,6 +191,19 @@ pub trait Store: Send + Sync + 'static {
 
     /// Removes a secret; [`StoreError::NotFound`] where there is none.
     async fn delete_secret(&self, name: &SecretName) -> Result<(), StoreError>;
+
+    /// Sets a layer, new or not. [`StoreError::Changed`] unless the stored version is
+    /// `layer.version - 1` (0 standing for no layer of that name).
+    async fn put_layer(&self, layer: &Layer) -> Result<(), StoreError>;
+
+    /// The layer of that name.
+    async fn layer(&self, name: &LayerName) -> Result<Option<Layer>, StoreError>;
+
+    /// All layers, by name.
+    async fn layers(&self) -> Result<Vec<Layer>, StoreError>;
+
+    /// Removes a layer; [`StoreError::NotFound`] where there is none. What functions keep of it stays.
+    async fn delete_layer(&self, name: &LayerName) -> Result<(), StoreError>;
 
     /// Answers whether the store can be reached.
     async fn ping(&self) -> Result<(), StoreError>;

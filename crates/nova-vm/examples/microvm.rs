@@ -197,6 +197,7 @@ fn spec(
         function: FunctionName::parse("example")?,
         image_digest: image.digest,
         code_hash: code_hash.clone(),
+        layers_hash: None,
         memory_mb: 128,
         limits: Limits::default(),
         network: network.clone(),

@@ -45,6 +45,8 @@ pub struct VmSpec {
     pub image_digest: String,
     /// The code to mount at `/code`.
     pub code_hash: CodeHash,
+    /// The layers to mount at `/opt`, as one archive; `None` where there are none.
+    pub layers_hash: Option<CodeHash>,
     /// The limit of the function's cgroup, MiB. The driver adds its own overhead.
     pub memory_mb: u32,
     /// Bounds on devices and CPUs.

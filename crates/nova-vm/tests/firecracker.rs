@@ -46,6 +46,22 @@ async fn a_guest_boots_answers_a_call_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn layers_are_a_third_drive_where_there_are_any() {
+    let bench = Bench::new(json!({}));
+    let plain = bench.boot().await.unwrap();
+    assert!(call(&*plain).await.unwrap()["requests"].get("/drives/layers").is_none());
+    plain.stop().await;
+    let mut spec = bench.spec();
+    spec.layers_hash = Some(spec.code_hash.clone());
+    let layered = bench.boot_spec(spec).await.unwrap();
+    let answer = call(&*layered).await.unwrap();
+    assert_eq!(answer["requests"]["/drives/layers"]["is_read_only"], true);
+    layered.stop().await;
+    bench.assert_nothing_left();
+    bench.finish().await;
+}
+
+#[tokio::test]
 async fn a_guest_that_does_not_stop_is_killed() {
     let bench = Bench::new(json!({"agent": "stays"}));
     bench.boot().await.unwrap().stop().await;

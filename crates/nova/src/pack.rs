@@ -1,16 +1,20 @@
 //! Code from local files, as an archive to upload: what `nova register --code` and the daemon's
 //! `code_path` have in common.
 //!
-//! A directory is packed as it is, links included; an archive is taken as it is; any other file is a
-//! single program and becomes the handler. What may be inside is for the daemon to judge.
+//! A directory is packed as it is, links included, but for what its `.novaignore` lists; an archive is taken
+//! as it is; any other file is a single program and becomes the handler. What may be inside is for the daemon
+//! to judge.
+mod left_out;
+
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use left_out::LeftOut;
 use nova_domain::{Mode, handler_module};
 use nova_vm::images::code::{ENTRIES_MAX, UNPACKED_MAX_BYTES};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
 /// Mode of a single program: it has to be executable to be run.
 const PROGRAM_MODE: u32 = 0o755;
@@ -44,6 +48,16 @@ pub enum PackError {
         path: PathBuf,
         /// What its name says that it is.
         kind: &'static str,
+    },
+    /// A line that is no rule.
+    #[error("{path}, line {line}: {problem}; write it as in a .gitignore")]
+    Rule {
+        /// The file of rules.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// What is wrong with it.
+        problem: String,
     },
     /// More than Nova takes.
     #[error("{path} holds more than {limit}; leave out what the function does not need")]
@@ -94,6 +108,17 @@ pub fn pack(path: &Path, program: &str) -> Result<Vec<u8>, PackError> {
     pack_program(path, &bytes, program)
 }
 
+/// What is in a directory and not left out, sorted.
+pub fn entries(
+    directory: &Path,
+) -> Result<impl Iterator<Item = walkdir::Result<DirEntry>>, PackError> {
+    let left_out = LeftOut::of(directory)?;
+    let walk = WalkDir::new(directory).min_depth(1).sort_by_file_name().into_iter();
+    let is_code =
+        move |entry: &DirEntry| !left_out.contains(entry.path(), entry.file_type().is_dir());
+    Ok(walk.filter_entry(is_code))
+}
+
 fn is_archive(bytes: &[u8]) -> bool {
     let start = &bytes[..bytes.len().min(MAGIC_BYTES)];
     start.starts_with(&[0x1f, 0x8b])
@@ -115,8 +140,8 @@ fn pack_program(path: &Path, bytes: &[u8], program: &str) -> Result<Vec<u8>, Pac
 fn pack_directory(directory: &Path) -> Result<Vec<u8>, PackError> {
     let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
     archive.follow_symlinks(false);
-    let (mut bytes, mut entries) = (0, 0);
-    for entry in WalkDir::new(directory).min_depth(1).sort_by_file_name() {
+    let (mut bytes, mut count) = (0, 0);
+    for entry in entries(directory)? {
         let entry = entry.map_err(|error| read_error(directory, error.into()))?;
         let path = entry.path();
         let failed = |source| read_error(path, source);
@@ -124,8 +149,8 @@ fn pack_directory(directory: &Path) -> Result<Vec<u8>, PackError> {
         if !kind.is_dir() && !kind.is_file() && !kind.is_symlink() {
             return Err(PackError::Special(path.to_owned()));
         }
-        entries += 1;
-        if entries > ENTRIES_MAX {
+        count += 1;
+        if count > ENTRIES_MAX {
             let limit = format!("{ENTRIES_MAX} files");
             return Err(PackError::TooLarge { path: directory.to_owned(), limit });
         }
@@ -189,6 +214,29 @@ mod tests {
         let names = names(&pack(root.path(), "handler").unwrap());
         assert!(names.contains(&"handler".to_owned()), "{names:?}");
         assert!(names.contains(&"lib/a.py".to_owned()), "{names:?}");
+    }
+
+    #[test]
+    fn what_novaignore_lists_is_not_packed_and_modes_are_kept() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().unwrap();
+        for directory in [".git", "node_modules", "build"] {
+            std::fs::create_dir(root.path().join(directory)).unwrap();
+            std::fs::write(root.path().join(directory).join("file"), "x").unwrap();
+        }
+        std::fs::write(root.path().join(".novaignore"), "build/\n").unwrap();
+        for (name, mode) in [("run", 0o755), ("data", 0o644)] {
+            std::fs::write(root.path().join(name), "x").unwrap();
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(root.path().join(name), permissions).unwrap();
+        }
+        let archive = pack(root.path(), "handler").unwrap();
+        assert_eq!(names(&archive), ["data", "node_modules/", "node_modules/file", "run"]);
+        let tar = canonicalise(&archive, UploadKind::Archive).unwrap();
+        let mut tar = tar::Archive::new(tar.as_slice());
+        let modes: Vec<u32> =
+            tar.entries().unwrap().map(|entry| entry.unwrap().header().mode().unwrap()).collect();
+        assert_eq!(modes, [0o644, 0o755, 0o644, 0o755]);
     }
 
     #[test]

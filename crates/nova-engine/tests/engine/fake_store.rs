@@ -2,7 +2,8 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use nova_domain::{
-    CodeHash, Function, FunctionName, InvocationRecord, LogRecord, RequestId, SecretName,
+    CodeHash, Function, FunctionName, InvocationRecord, Layer, LayerName, LogRecord, RequestId,
+    SecretName,
 };
 use nova_store::{
     ApiKey, InvocationFilter, LogFilter, Page, PageRequest, SealedSecret, Store, StoreError,
@@ -154,6 +155,22 @@ impl Store for FakeStore {
     async fn delete_secret(&self, name: &SecretName) -> Result<(), StoreError> {
         self.up()?.secrets.remove(name);
         Ok(())
+    }
+
+    async fn put_layer(&self, _: &Layer) -> Result<(), StoreError> {
+        not_needed()
+    }
+
+    async fn layer(&self, _: &LayerName) -> Result<Option<Layer>, StoreError> {
+        not_needed()
+    }
+
+    async fn layers(&self) -> Result<Vec<Layer>, StoreError> {
+        not_needed()
+    }
+
+    async fn delete_layer(&self, _: &LayerName) -> Result<(), StoreError> {
+        not_needed()
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

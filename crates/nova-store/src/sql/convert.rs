@@ -1,8 +1,8 @@
 //! Between rows and the vocabulary. A row that does not convert is [`StoreError::Corrupt`], never a
 //! panic: the file may have been written by another Nova or edited by hand.
-use super::entity::{api_key, function, invocation, log_line, secret};
+use super::entity::{api_key, function, invocation, layer, log_line, secret};
 use crate::{ApiKey, SealedSecret, StoreError};
-use nova_domain::{Function, InvocationRecord, LogRecord, RequestId};
+use nova_domain::{Function, InvocationRecord, Layer, LogRecord, RequestId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -166,6 +166,29 @@ pub(super) fn key(row: api_key::Model) -> Result<ApiKey, StoreError> {
         expires_at: row.expires_at,
         created_at: row.created_at,
         id: row.id,
+    })
+}
+
+pub(super) fn layer_row(layer: &Layer) -> layer::Model {
+    layer::Model {
+        name: layer.name.to_string(),
+        version: to_signed(layer.version),
+        hash: layer.hash.to_string(),
+        size: to_signed(layer.size),
+        created_at: layer.created_at,
+        updated_at: layer.updated_at,
+    }
+}
+
+pub(super) fn layer(row: layer::Model) -> Result<Layer, StoreError> {
+    let of = Row(format!("layer {}", row.name));
+    Ok(Layer {
+        version: of.number(row.version)?,
+        hash: of.text(row.hash)?,
+        size: of.number(row.size)?,
+        created_at: row.created_at,
+        updated_at: row.updated_at,
+        name: of.text(row.name)?,
     })
 }
 

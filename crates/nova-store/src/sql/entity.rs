@@ -96,6 +96,26 @@ pub(super) mod api_key {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
+/// Layers, by name.
+pub(super) mod layer {
+    use sea_orm::entity::prelude::*;
+
+    #[sea_orm::model]
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    #[sea_orm(table_name = "layer")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub name: String,
+        pub version: i64,
+        pub hash: String,
+        pub size: i64,
+        pub created_at: DateTimeUtc,
+        pub updated_at: DateTimeUtc,
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
 /// Sealed secrets, by name.
 pub(super) mod secret {
     use sea_orm::entity::prelude::*;

@@ -1,12 +1,13 @@
 //! Functions, by name.
 use super::entity::function::{Column, Entity};
-use super::{convert, exists_or_unavailable, unavailable};
+use super::{convert, exists_or_unavailable, layers, unavailable};
 use crate::store::{Page, PageRequest, StoreError};
 use nova_domain::{CodeHash, Function, FunctionName};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, DatabaseConnection, EntityTrait, IntoActiveModel, QueryFilter,
     QueryOrder, QuerySelect,
 };
+use std::collections::BTreeSet;
 
 pub(super) async fn create(db: &DatabaseConnection, function: &Function) -> Result<(), StoreError> {
     let row = convert::function_row(function)?.into_active_model();
@@ -67,23 +68,14 @@ pub(super) async fn delete(db: &DatabaseConnection, name: &FunctionName) -> Resu
 }
 
 pub(super) async fn code_in_use(db: &DatabaseConnection) -> Result<Vec<CodeHash>, StoreError> {
-    let hashes: Vec<String> = Entity::find()
-        .select_only()
-        .column(Column::CodeHash)
-        .distinct()
-        .into_tuple()
-        .all(db)
-        .await
-        .map_err(unavailable)?;
-    hashes
-        .into_iter()
-        .map(|hash| {
-            CodeHash::try_from(hash).map_err(|error| StoreError::Corrupt {
-                what: "a code hash".into(),
-                problem: error.to_string(),
-            })
-        })
-        .collect()
+    let mut hashes = BTreeSet::new();
+    for row in Entity::find().all(db).await.map_err(unavailable)? {
+        let function = convert::function(row)?;
+        hashes.extend(function.config.layers.hashes().cloned());
+        hashes.insert(function.code_hash);
+    }
+    hashes.extend(layers::list(db).await?.into_iter().map(|layer| layer.hash));
+    Ok(hashes.into_iter().collect())
 }
 
 fn what(name: &FunctionName) -> String {

@@ -9,7 +9,7 @@ pub(super) struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(M0001Initial)]
+        vec![Box::new(M0001Initial), Box::new(M0002Layers)]
     }
 }
 
@@ -84,6 +84,17 @@ enum Secret {
     KeyId,
     Sealed,
     Functions,
+    CreatedAt,
+    UpdatedAt,
+}
+
+#[derive(DeriveIden)]
+enum Layer {
+    Table,
+    Name,
+    Version,
+    Hash,
+    Size,
     CreatedAt,
     UpdatedAt,
 }
@@ -207,6 +218,33 @@ impl MigrationTrait for M0001Initial {
                     .col(required(Secret::Functions).json_binary())
                     .col(required(Secret::CreatedAt).timestamp_with_time_zone())
                     .col(required(Secret::UpdatedAt).timestamp_with_time_zone())
+                    .take(),
+            )
+            .await
+    }
+}
+
+struct M0002Layers;
+
+impl MigrationName for M0002Layers {
+    fn name(&self) -> &str {
+        "0002_layers"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for M0002Layers {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager
+            .create_table(
+                Table::create()
+                    .table(Layer::Table)
+                    .col(required(Layer::Name).string().primary_key())
+                    .col(required(Layer::Version).big_integer())
+                    .col(required(Layer::Hash).string())
+                    .col(required(Layer::Size).big_integer())
+                    .col(required(Layer::CreatedAt).timestamp_with_time_zone())
+                    .col(required(Layer::UpdatedAt).timestamp_with_time_zone())
                     .take(),
             )
             .await

@@ -7,6 +7,7 @@ mod convert;
 mod entity;
 mod functions;
 mod keys;
+mod layers;
 mod migration;
 mod records;
 mod secrets;
@@ -16,7 +17,8 @@ use crate::{ApiKey, Store, StoreError};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use nova_domain::{
-    CodeHash, Function, FunctionName, InvocationRecord, LogRecord, RequestId, SecretName,
+    CodeHash, Function, FunctionName, InvocationRecord, Layer, LayerName, LogRecord, RequestId,
+    SecretName,
 };
 use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr, SqlErr};
 use sea_orm_migration::MigratorTrait;
@@ -172,6 +174,22 @@ impl Store for SqlStore {
 
     async fn delete_secret(&self, name: &SecretName) -> Result<(), StoreError> {
         secrets::delete(&self.db, name).await
+    }
+
+    async fn put_layer(&self, layer: &Layer) -> Result<(), StoreError> {
+        layers::put(&self.db, layer).await
+    }
+
+    async fn layer(&self, name: &LayerName) -> Result<Option<Layer>, StoreError> {
+        layers::get(&self.db, name).await
+    }
+
+    async fn layers(&self) -> Result<Vec<Layer>, StoreError> {
+        layers::list(&self.db).await
+    }
+
+    async fn delete_layer(&self, name: &LayerName) -> Result<(), StoreError> {
+        layers::delete(&self.db, name).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

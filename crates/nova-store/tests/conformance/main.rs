@@ -4,6 +4,7 @@
 
 mod functions;
 mod keys;
+mod layers;
 mod records;
 mod secrets;
 
@@ -49,6 +50,8 @@ mod sqlite {
         records::what_is_old_is_forgotten,
         records::a_foreign_cursor_is_refused,
         keys::keys_are_found_by_id_until_they_are_deleted,
+        layers::a_layer_has_one_next_version,
+        layers::archives_of_layers_and_of_functions_that_have_them_are_in_use,
         secrets::a_secret_has_one_next_version,
         secrets::no_two_values_of_a_name_look_the_same,
         secrets::the_vault_opens_only_for_those_allowed,

@@ -75,6 +75,7 @@ struct Boot<'a> {
 struct Parts {
     root: PathBuf,
     code: PathBuf,
+    layers: Option<PathBuf>,
     uid_root: u32,
     uid_user: u32,
     network_namespace: Option<PathBuf>,
@@ -114,7 +115,15 @@ impl Boot<'_> {
             };
             host.code.directory(&spec.code_hash).await.map_err(problem)
         };
-        let (root, code, identity) = tokio::join!(root, code, self.identity());
+        let layers = async {
+            let Some(hash) = &spec.layers_hash else { return Ok(None) };
+            let problem = |error: io::Error| BootError::Artifact {
+                what: format!("layers of function {}", spec.function),
+                problem: error.to_string(),
+            };
+            host.code.directory(hash).await.map(Some).map_err(problem)
+        };
+        let (root, code, layers, identity) = tokio::join!(root, code, layers, self.identity());
         let identity = identity?;
         let slot = identity.slot();
         let (uid_root, uid_user) = (slot.uid_root(), slot.uid_user());
@@ -126,7 +135,8 @@ impl Boot<'_> {
             Identity::Slot(_) => (None, Vec::new()),
         };
         self.remains.hold(identity);
-        Ok(Parts { root: root?, code: code?, uid_root, uid_user, network_namespace, resolvers })
+        let (root, code, layers) = (root?, code?, layers?);
+        Ok(Parts { root, code, layers, uid_root, uid_user, network_namespace, resolvers })
     }
 
     async fn identity(&self) -> Result<Identity, BootError> {
@@ -162,6 +172,7 @@ impl Boot<'_> {
                 directory: &directory,
                 root: &parts.root,
                 code: &parts.code,
+                layers: parts.layers.as_deref(),
                 agent: &agent,
                 hostname: &hostname,
                 uid_root: parts.uid_root,

@@ -58,6 +58,8 @@ pub(super) struct Bundle<'a> {
     pub root: &'a Path,
     /// The unpacked code.
     pub code: &'a Path,
+    /// The unpacked layers.
+    pub layers: Option<&'a Path>,
     /// The agent's program.
     pub agent: &'a Path,
     /// The container's name in it.
@@ -216,6 +218,7 @@ impl Bundle<'_> {
             bind(self.agent, "/nova/nova-agent", &["ro"]),
             bind(&self.function_cgroup.oom_counter, "/nova/oom", &["ro", "noexec"]),
         ];
+        mounts.extend(self.layers.map(|layers| bind(layers, "/opt", &["ro"])));
         for (number, file) in self.function_cgroup.procs_files.iter().enumerate() {
             let target = format!("{NOVA}/{}", procs_name(number));
             mounts.push(bind(file, &target, &["rw", "noexec"]));
@@ -248,6 +251,7 @@ mod tests {
             directory,
             root: Path::new("/run/image"),
             code: Path::new("/data/code"),
+            layers: None,
             agent: Path::new("/data/agent"),
             hostname: "vm1",
             uid_root: 70_000,
@@ -279,6 +283,19 @@ mod tests {
         assert_eq!(mounted(&procs_files[0]), "/cg/memory/cgroup.procs");
         assert_eq!(mounted(&procs_files[1]), "/cg/pids/cgroup.procs");
         assert_eq!(mounted(&oom_counter.path), "/cg/memory/memory.oom_control");
+    }
+
+    #[test]
+    fn layers_are_mounted_read_only_where_there_are_any() {
+        let cgroup = cgroup();
+        let plain = bundle(Path::new("/vm"), &cgroup);
+        let opt = |bundle: &Bundle<'_>| {
+            bundle.mounts().into_iter().find(|mount| mount["destination"] == "/opt")
+        };
+        assert_eq!(opt(&plain), None);
+        let mount = opt(&Bundle { layers: Some(Path::new("/data/layers")), ..plain }).unwrap();
+        assert_eq!(mount["source"], "/data/layers");
+        assert!(mount["options"].as_array().unwrap().contains(&json!("ro")), "{mount}");
     }
 
     #[test]

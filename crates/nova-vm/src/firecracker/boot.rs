@@ -9,7 +9,7 @@ use super::Host;
 use super::api::{ApiClient, ApiError};
 use super::belongings::{Belongings, Gone, Place};
 use super::jail::Jail;
-use super::plan::{Plan, name};
+use super::plan::{DRIVES, Plan, name};
 use super::vmm::Vmm;
 use super::vsock;
 use crate::agent_line::AgentLine;
@@ -39,7 +39,7 @@ pub(crate) struct Files {
     pub(crate) kernel: PathBuf,
     pub(crate) initramfs: PathBuf,
     /// Image and code; none for a guest that only has to answer.
-    pub(crate) drives: Option<(PathBuf, PathBuf)>,
+    pub(crate) drives: Vec<PathBuf>,
 }
 
 /// What all phases share.
@@ -93,9 +93,8 @@ impl Prepared {
             .map_err(|error| failed(PHASE, error))?;
         let jail = base.belongings.jail.insert(jail);
         let mut wanted = vec![(files.kernel, name::KERNEL), (files.initramfs, name::INITRAMFS)];
-        if let Some((image, code)) = files.drives {
-            wanted.extend([(image, name::IMAGE), (code, name::CODE)]);
-        }
+        let drives = DRIVES.map(|(_, name)| name);
+        wanted.extend(files.drives.into_iter().zip(drives));
         for (source, name) in wanted {
             base.host.shared.link_into(jail, &source, name).await.map_err(|error| {
                 failed(PHASE, format_args!("{} as {name}: {error}", source.display()))

@@ -1,7 +1,7 @@
 //! From a spec to a running guest: what it needs is fetched, and what it is to become is told.
 use super::belongings::Place;
 use super::boot::{Files, Ready};
-use super::plan::{CODE_DEVICE, IMAGE_DEVICE, Nic, Plan, vmm_memory_mb};
+use super::plan::{CODE_DEVICE, IMAGE_DEVICE, LAYERS_DEVICE, Nic, Plan, vmm_memory_mb};
 use super::{FirecrackerConfig, FirecrackerVm, Host, reconcile};
 use crate::backend::remember_firecracker;
 use crate::driver::{BootError, FUNCTION_PIDS_MAX, MicroVm, VmDriver, VmSpec};
@@ -10,7 +10,7 @@ use crate::images::code::CodeImages;
 use crate::network::{Network, NetworkSlot};
 use crate::slots::SlotAllocator;
 use async_trait::async_trait;
-use nova_domain::NetworkPolicy;
+use nova_domain::{CodeHash, NetworkPolicy};
 use nova_proto::{CgroupSetup, Init, PROTOCOL_VERSION, Rootfs};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -86,17 +86,19 @@ impl FirecrackerDriver {
     }
 
     async fn files(&self, spec: &VmSpec) -> Result<Files, BootError> {
-        let code = self.code.erofs(&spec.code_hash).await.map_err(|error| BootError::Artifact {
-            what: format!("code of function {}", spec.function),
-            problem: error.to_string(),
-        })?;
-        let image = self.image(&spec.image_digest)?;
+        let erofs = async |what: &str, hash: &CodeHash| {
+            self.code.erofs(hash).await.map_err(|error| BootError::Artifact {
+                what: format!("{what} of function {}", spec.function),
+                problem: error.to_string(),
+            })
+        };
+        let mut drives =
+            vec![self.image(&spec.image_digest)?, erofs("code", &spec.code_hash).await?];
+        if let Some(layers) = &spec.layers_hash {
+            drives.push(erofs("layers", layers).await?);
+        }
         let config = &self.host.config;
-        Ok(Files {
-            kernel: config.kernel.clone(),
-            initramfs: config.initramfs.clone(),
-            drives: Some((image, code)),
-        })
+        Ok(Files { kernel: config.kernel.clone(), initramfs: config.initramfs.clone(), drives })
     }
 
     /// The image's file, or which runtime to add again.
@@ -133,7 +135,7 @@ impl FirecrackerDriver {
             parent_cgroup: self.host.config.owner.cgroup_name(),
             memory_mb: spec.memory_mb,
             limits: spec.limits,
-            has_drives: true,
+            drives: 2 + usize::from(spec.layers_hash.is_some()),
             nic,
         }
     }
@@ -176,6 +178,7 @@ fn introduction(spec: &VmSpec, place: &Place) -> Init {
         rootfs: Rootfs::Drives {
             image_device: IMAGE_DEVICE.into(),
             code_device: CODE_DEVICE.into(),
+            layers_device: spec.layers_hash.as_ref().map(|_| LAYERS_DEVICE.into()),
         },
         network,
         cgroup: CgroupSetup::Own { pids_max: FUNCTION_PIDS_MAX },

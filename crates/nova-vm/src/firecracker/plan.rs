@@ -54,6 +54,7 @@ pub(crate) mod name {
     pub(crate) const INITRAMFS: &str = "initramfs";
     pub(crate) const IMAGE: &str = "image.erofs";
     pub(crate) const CODE: &str = "code.erofs";
+    pub(crate) const LAYERS: &str = "layers.erofs";
     pub(crate) const API_SOCKET: &str = "api.sock";
     pub(crate) const VSOCK: &str = "v.sock";
 }
@@ -62,6 +63,13 @@ pub(crate) mod name {
 pub(crate) const IMAGE_DEVICE: &str = "/dev/vda";
 /// See [`IMAGE_DEVICE`].
 pub(crate) const CODE_DEVICE: &str = "/dev/vdb";
+/// See [`IMAGE_DEVICE`].
+pub(crate) const LAYERS_DEVICE: &str = "/dev/vdc";
+
+/// A VM's drives: their ids, and their files in the jail. In the order of the devices above, of which a
+/// guest has the first so many.
+pub(crate) const DRIVES: [(&str, &str); 3] =
+    [("image", name::IMAGE), ("code", name::CODE), ("layers", name::LAYERS)];
 
 /// The kernel's command line.
 ///
@@ -94,8 +102,8 @@ pub(crate) struct Plan {
     /// The function's memory, MiB; 0 for a guest without one.
     pub(crate) memory_mb: u32,
     pub(crate) limits: Limits,
-    /// Whether there are the two drives.
-    pub(crate) has_drives: bool,
+    /// How many of [`DRIVES`] there are.
+    pub(crate) drives: usize,
     pub(crate) nic: Option<Nic>,
 }
 
@@ -171,11 +179,11 @@ impl Plan {
         }
     }
 
-    /// The image and the code, in this order. Each has the limits for itself: the kernel reads
+    /// Image, code and layers, as far as there are. Each has the limits for itself: the kernel reads
     /// from one of them at a time.
     pub(crate) fn drives(&self) -> Vec<Drive> {
-        let drive = |id: &str, file: &str| Drive {
-            drive_id: id.into(),
+        let drive = |(id, file): &(&str, &str)| Drive {
+            drive_id: (*id).into(),
             path_on_host: in_jail(file),
             is_root_device: false,
             is_read_only: true,
@@ -185,10 +193,7 @@ impl Plan {
                 self.limits.disk_iops,
             ),
         };
-        if !self.has_drives {
-            return Vec::new();
-        }
-        vec![drive("image", name::IMAGE), drive("code", name::CODE)]
+        DRIVES.iter().take(self.drives).map(drive).collect()
     }
 
     pub(crate) fn network_interface(&self) -> Option<NetworkInterface> {
@@ -223,7 +228,7 @@ mod tests {
             parent_cgroup: "nova-abcdef".into(),
             memory_mb: 128,
             limits: Limits { vcpus: 2, net_rx_bandwidth: 1000, disk_iops: 50, ..Limits::default() },
-            has_drives: true,
+            drives: 2,
             nic: Some(Nic {
                 netns: "/run/netns/nova-abcdef-0001".into(),
                 tap: "tap0".into(),
@@ -267,6 +272,8 @@ mod tests {
     fn drives_are_read_only_and_every_limit_reaches_its_device() {
         let drives = plan().drives();
         assert_eq!(drives.len(), 2);
+        let with_layers = Plan { drives: 3, ..plan() }.drives();
+        assert_eq!((&with_layers[..2], with_layers[2].drive_id.as_str()), (&drives[..], "layers"));
         assert!(drives.iter().all(|drive| drive.is_read_only && !drive.is_root_device));
         assert_eq!(drives[0].rate_limiter, RateLimiter::per_second(0, 50));
         let nic = plan().network_interface().unwrap();

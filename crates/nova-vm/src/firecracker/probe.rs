@@ -37,13 +37,13 @@ pub async fn probe(
         parent_cgroup: host.config.owner.cgroup_name(),
         memory_mb: 0,
         limits: Limits::default(),
-        has_drives: false,
+        drives: 0,
         nic: None,
     };
     let files = Files {
         kernel: host.config.kernel.clone(),
         initramfs: host.config.initramfs.clone(),
-        drives: None,
+        drives: Vec::new(),
     };
     let start = std::time::Instant::now();
     let boot = host.boot(plan, Place::Alone(slot), files, None);

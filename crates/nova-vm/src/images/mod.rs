@@ -23,6 +23,6 @@ pub use install::{FirecrackerRecord, InstallError, Installer, KernelChoice, Kern
 pub use kernel::prepare_initramfs;
 pub use progress::{Progress, Silent};
 pub use runtime::{
-    Manifest, ManifestError, ModeRecipe, RuntimeCatalog, RuntimeRecord, SnapshotTemplate,
-    Toolchain, shipped_manifests,
+    Manifest, ManifestError, ModeRecipe, RuntimeCatalog, RuntimeRecord, SnapshotTemplate, Starter,
+    StarterError, Toolchain, layer_environment, shipped_manifests,
 };

@@ -180,6 +180,7 @@ impl Rig {
             function: FunctionName::parse("test").unwrap(),
             image_digest: DIGEST.into(),
             code_hash,
+            layers_hash: None,
             memory_mb: 64,
             limits: Limits { tmp_mb: 8, ..Limits::default() },
             network: NetworkPolicy::None,

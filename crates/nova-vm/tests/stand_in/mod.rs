@@ -152,6 +152,7 @@ impl Bench {
             function: FunctionName::parse("hello").unwrap(),
             image_digest: DIGEST.into(),
             code_hash: CodeHash::of(&archive()),
+            layers_hash: None,
             memory_mb: 128,
             limits: Limits { vcpus: 2, disk_iops: 500, ..Limits::default() },
             network: match self.network {

@@ -59,12 +59,16 @@ codes! {
     InvocationNotFound = "invocation_not_found", NOT_FOUND, "No such invocation";
     /// No such secret.
     SecretNotFound = "secret_not_found", NOT_FOUND, "No such secret";
+    /// No such layer.
+    LayerNotFound = "layer_not_found", NOT_FOUND, "No such layer";
     /// No such path.
     RouteNotFound = "route_not_found", NOT_FOUND, "No such path";
     /// The path does not know this method.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The path does not know this method";
     /// The name is taken.
     FunctionExists = "function_exists", CONFLICT, "The function exists already";
+    /// Functions have it.
+    LayerInUse = "layer_in_use", CONFLICT, "A function uses the layer";
     /// Somebody else changed it meanwhile.
     Conflict = "conflict", CONFLICT, "Changed by somebody else meanwhile";
     /// The body is over its limit.

@@ -7,8 +7,8 @@ use super::object::Object;
 use base64::Engine;
 use chrono::{DateTime, Utc};
 use nova_domain::{
-    CodeHash, Environment, Function, FunctionConfig, FunctionName, InvalidField, Limits, Mode,
-    NetworkPolicy, RuntimeId, SecretName, SnapshotPolicy, default_handler,
+    CodeHash, Environment, Function, FunctionConfig, FunctionName, InvalidField, LayerVersion,
+    Limits, Mode, NetworkPolicy, RuntimeId, SecretName, SnapshotPolicy, default_handler,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -32,6 +32,7 @@ pub struct FunctionBody {
     pub env_vars: Option<BTreeMap<String, String>>,
     pub limits: Option<Object<LimitsBody>>,
     pub secrets: Option<Vec<String>>,
+    pub layers: Option<Vec<String>>,
     pub network: Option<NetworkBody>,
     pub snapshot: Option<SnapshotPolicy>,
     pub labels: Option<BTreeMap<String, String>>,
@@ -248,6 +249,7 @@ pub struct FunctionView {
     env_vars: Environment,
     limits: Limits,
     secrets: Vec<SecretName>,
+    layers: Vec<LayerVersion>,
     network: NetworkBody,
     snapshot: SnapshotPolicy,
     labels: BTreeMap<String, String>,
@@ -276,6 +278,7 @@ impl From<Function> for FunctionView {
             env_vars: config.env_vars,
             limits: config.limits,
             secrets: config.secrets,
+            layers: config.layers.versions,
             network: config.network.into(),
             snapshot: config.snapshot,
             labels: config.labels,

@@ -9,14 +9,14 @@ use super::code;
 use super::function_body::{FunctionBody, FunctionView};
 use super::path::{FunctionPath, PageQuery, Paged, query};
 use super::problem::{ErrorCode, Problem};
-use super::runtimes;
 use super::{Api, to_the_end};
+use super::{layers, runtimes};
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use chrono::Utc;
 use nova_domain::{
-    EnvValue, Function, FunctionConfig, FunctionName, InvalidField, RuntimeId, SecretName,
+    EnvValue, Function, FunctionConfig, FunctionName, InvalidField, Layers, RuntimeId, SecretName,
 };
 use nova_store::{Page, PageRequest, StoreError, VaultError};
 use nova_vm::images::code::UPLOAD_MAX_BYTES;
@@ -56,6 +56,8 @@ async fn create_from(
     let runtime = runtime.ok_or_else(|| missing("runtime", "`nova runtime list` shows them"))?;
     let mut config = FunctionConfig::new(RuntimeId::parse(runtime)?);
     let (code, code_path) = (body.code.take(), body.code_path.take());
+    let layers = given_layers(api, &mut body).await?;
+    config.layers = layers.unwrap_or_default();
     body.apply(&mut config).map_err(|errors| Problem::fields(ErrorCode::InvalidField, errors))?;
     check_references(api, &name, &config).await?;
     if api.store.function(&name).await?.is_some() {
@@ -154,6 +156,7 @@ async fn update_from(
     }
     let before = find(api, name).await?;
     let (code, code_path) = (body.code.take(), body.code_path.take());
+    let layers = given_layers(api, &mut body).await?;
     let apply = |config: &mut FunctionConfig| {
         let applied = body.clone().apply(config);
         applied.map_err(|errors| Problem::fields(ErrorCode::InvalidField, errors))
@@ -163,6 +166,9 @@ async fn update_from(
     let code_hash = code::store_given(api, code, code_path, &config).await?;
     let function = change(api, name, |function| {
         apply(&mut function.config)?;
+        if let Some(layers) = &layers {
+            function.config.layers = layers.clone();
+        }
         if let Some(hash) = &code_hash {
             function.code_hash = hash.clone();
         }
@@ -240,6 +246,12 @@ pub fn not_found(name: &FunctionName) -> Problem {
 fn exists(name: &FunctionName) -> Problem {
     let detail = format!("function {name} exists already; change it with `nova update {name}`");
     Problem::new(ErrorCode::FunctionExists, detail)
+}
+
+/// The layers that the body names, as they are now; `None` where it names none.
+async fn given_layers(api: &Api, body: &mut FunctionBody) -> Result<Option<Layers>, Problem> {
+    let Some(names) = body.layers.take() else { return Ok(None) };
+    layers::resolve(api, &Layers::parse_names(&names)?).await.map(Some)
 }
 
 async fn read_body(request: Request) -> Result<FunctionBody, Problem> {

@@ -17,6 +17,7 @@ mod health;
 mod host_header;
 mod invocations;
 mod invoke;
+mod layers;
 mod logs;
 mod metrics;
 mod object;
@@ -157,6 +158,10 @@ fn routes() -> Vec<Route> {
         Route::new(M::GET, "/secrets/{secret}", key(Deploy, AllFunctions), secrets::get),
         Route::new(M::PUT, "/secrets/{secret}", key(Deploy, AllFunctions), secrets::put),
         Route::new(M::DELETE, "/secrets/{secret}", key(Deploy, AllFunctions), secrets::delete),
+        Route::new(M::GET, "/layers", key(Read, NoFunction), layers::list),
+        Route::new(M::GET, "/layers/{layer}", key(Read, NoFunction), layers::get),
+        Route::new(M::PUT, "/layers/{layer}", key(Deploy, AllFunctions), layers::put),
+        Route::new(M::DELETE, "/layers/{layer}", key(Deploy, AllFunctions), layers::delete),
         Route::new(M::GET, "/stats", key(Read, AllFunctions), stats::get),
         Route::new(M::GET, "/metrics", key(Read, AllFunctions), metrics::json),
         Route::new(M::GET, "/metrics/prometheus", key(Read, AllFunctions), metrics::prometheus),

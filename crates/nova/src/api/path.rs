@@ -5,7 +5,7 @@ use crate::suggest::nearest;
 use axum::extract::{FromRequestParts, Query, RawPathParams};
 use axum::http::Uri;
 use axum::http::request::Parts;
-use nova_domain::{FunctionName, InvalidField, RequestId, SecretName};
+use nova_domain::{FunctionName, InvalidField, LayerName, RequestId, SecretName};
 use nova_store::{PAGE_MAX, PageRequest};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,9 @@ pub struct FunctionPath(pub FunctionName);
 
 /// `{secret}` of a path.
 pub struct SecretPath(pub SecretName);
+
+/// `{layer}` of a path.
+pub struct LayerPath(pub LayerName);
 
 /// `{request_id}` of a path.
 pub struct RequestPath(pub RequestId);
@@ -36,6 +39,14 @@ impl<S: Send + Sync> FromRequestParts<S> for SecretPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         Ok(Self(SecretName::parse(&segment(parts, state, "secret").await?)?))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for LayerPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        Ok(Self(LayerName::parse(&segment(parts, state, "layer").await?)?))
     }
 }
 

@@ -128,6 +128,12 @@ impl Client {
         Ok(bytes.into())
     }
 
+    /// Uploads bytes.
+    pub async fn put_raw(&self, path: &[&str], body: Vec<u8>) -> Result<Value, ClientError> {
+        let response = self.send(Method::PUT, path, &[], Some(body)).await?;
+        self.json(response).await
+    }
+
     /// Deletes.
     pub async fn delete(&self, path: &[&str]) -> Result<(), ClientError> {
         self.send(Method::DELETE, path, &[], None).await.map(|_| ())

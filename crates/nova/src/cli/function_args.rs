@@ -62,6 +62,9 @@ pub struct FunctionArgs {
     /// Secret to deliver as a file /run/nova/secrets/NAME. Replaces the whole list
     #[arg(long = "secret", value_name = "NAME")]
     secrets: Vec<String>,
+    /// Layer to lay over those before it at /opt. Replaces the whole list
+    #[arg(long = "layer", value_name = "NAME")]
+    layers: Vec<String>,
     /// What it may reach: none, or egress to public addresses
     #[arg(long, conflicts_with = "allow")]
     network: Option<NetworkArg>,
@@ -76,8 +79,39 @@ pub struct FunctionArgs {
     description: Option<String>,
 }
 
+/// What `invoke --local` can be told about the code.
+#[derive(Debug, Args)]
+pub struct LocalArgs {
+    /// Runtime; a nova.yaml says it otherwise
+    #[arg(short, long, requires = "local")]
+    runtime: Option<String>,
+    /// Path of the program in the code, or the function in a file with mode lambda
+    #[arg(short = 'H', long, requires = "local", value_name = "PATH")]
+    handler: Option<String>,
+    /// How it is run
+    #[arg(long, requires = "local")]
+    mode: Option<ModeArg>,
+    /// Memory limit, MiB
+    #[arg(short, long, requires = "local", value_name = "MIB")]
+    memory: Option<u32>,
+    /// Time limit of the call, seconds
+    #[arg(short, long, requires = "local", value_name = "SECONDS")]
+    timeout: Option<u32>,
+    /// Variable of the function
+    #[arg(short, long = "env", requires = "local", value_name = "NAME=VALUE", value_parser = pair)]
+    env: Vec<(String, String)>,
+}
+
+impl From<LocalArgs> for FunctionArgs {
+    fn from(given: LocalArgs) -> Self {
+        let LocalArgs { runtime, handler, mode, memory, timeout, env } = given;
+        Self { runtime, handler, mode, memory, timeout, env, ..Self::default() }
+    }
+}
+
+/// A mode, as a flag.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum ModeArg {
+pub enum ModeArg {
     Process,
     Persistent,
     Lambda,
@@ -115,6 +149,11 @@ impl FunctionArgs {
         self.mode.map(Mode::from)
     }
 
+    /// The same, with code from this path.
+    pub fn with_code(self, path: &Path) -> Self {
+        Self { code: Some(path.to_owned()), ..self }
+    }
+
     /// Whether a runtime was given.
     pub fn has_runtime(&self) -> bool {
         self.runtime.is_some()
@@ -128,10 +167,8 @@ impl FunctionArgs {
             let mut config = FunctionConfig::new(RuntimeId::parse("base")?);
             (config.mode, config.handler) = (mode, handler.to_owned());
             config.validate()?;
-            let archive = pack::pack(path, &pack::program_path(mode, handler, pack::ending(path)))
-                .context("the code cannot be packed")?;
-            let engine = base64::engine::general_purpose::STANDARD;
-            body.insert("code".into(), json!({ "archive": engine.encode(archive) }));
+            let program = pack::program_path(mode, handler, pack::ending(path));
+            body.insert("code".into(), packed(path, &program)?);
         }
         put(&mut body, "runtime", self.runtime);
         put(&mut body, "handler", self.handler);
@@ -146,6 +183,7 @@ impl FunctionArgs {
         put(&mut body, "env_vars", map(self.env));
         put(&mut body, "labels", map(self.labels));
         put(&mut body, "secrets", Some(self.secrets).filter(|names| !names.is_empty()));
+        put(&mut body, "layers", Some(self.layers).filter(|names| !names.is_empty()));
         if !self.allow.is_empty() {
             body.insert("network".into(), json!({ "allow": self.allow }));
         }
@@ -161,6 +199,13 @@ impl FunctionArgs {
         }
         Ok(body)
     }
+}
+
+/// The code at a path as the field of a body; a single file in it is stored as `program`.
+pub fn packed(path: &Path, program: &str) -> anyhow::Result<Value> {
+    let archive = pack::pack(path, program).context("the code cannot be packed")?;
+    let engine = base64::engine::general_purpose::STANDARD;
+    Ok(json!({ "archive": engine.encode(archive) }))
 }
 
 fn put(body: &mut Map<String, Value>, field: &str, value: Option<impl Into<Value>>) {

@@ -5,7 +5,7 @@ use super::output::{self, Column, OutputArgs, cell, column, time, wide};
 use anyhow::bail;
 use nova_domain::{Mode, default_handler};
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::process::ExitCode;
 
 const COLUMNS: &[Column] = &[
@@ -23,6 +23,10 @@ const COLUMNS: &[Column] = &[
         Value::Null => cell(&f["network"]),
         allowed => cell(allowed),
     }),
+    wide("LAYERS", |f| {
+        let layers = f["layers"].as_array().map(Vec::as_slice).unwrap_or_default();
+        cell(&layers.iter().map(|layer| layer["name"].clone()).collect::<Value>())
+    }),
     wide("CODE", |f| cell(&f["code_hash"]).chars().take(12).collect()),
     wide("ID", |f| cell(&f["id"])),
 ];
@@ -38,19 +42,25 @@ pub async fn register(
     args: FunctionArgs,
     output: OutputArgs,
 ) -> anyhow::Result<ExitCode> {
-    if !args.has_runtime() {
-        bail!("a runtime is needed: --runtime RUNTIME; `nova runtime list` shows them");
-    }
     if args.code().is_none() {
         bail!("code is needed: --code PATH, a file, a directory or an archive");
+    }
+    let body = new_body(name, args)?;
+    let created = client.send_json(Method::POST, &["functions"], &Value::Object(body)).await?;
+    output::print_one(&created, COLUMNS, output.format)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The body that creates a function.
+pub fn new_body(name: &str, args: FunctionArgs) -> anyhow::Result<Map<String, Value>> {
+    if !args.has_runtime() {
+        bail!("a runtime is needed: --runtime RUNTIME; `nova runtime list` shows them");
     }
     let mode = args.mode().unwrap_or(Mode::Process);
     let handler = args.handler().unwrap_or(default_handler(mode)).to_owned();
     let mut body = args.body(mode, &handler)?;
     body.insert("name".into(), json!(name));
-    let created = client.send_json(Method::POST, &["functions"], &Value::Object(body)).await?;
-    output::print_one(&created, COLUMNS, output.format)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(body)
 }
 
 /// `nova list`

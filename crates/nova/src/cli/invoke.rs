@@ -1,6 +1,10 @@
 //! `nova invoke`: the function's result on stdout, as it was sent; the rest on stderr.
+//!
+//! With `--local` the function is code on this machine, and the daemon one of its own; see [`local`].
 use super::client::Client;
-use super::connection::UrlArgs;
+use super::connection::{DataDirArgs, UrlArgs};
+use super::function_args::LocalArgs;
+use super::local;
 use super::output::{self, Format, print_line};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -9,12 +13,20 @@ use nova_proto::PAYLOAD_MAX_BYTES;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::io::{self, IsTerminal, Read};
+use std::path::Path;
 use std::process::ExitCode;
 
 #[derive(Debug, Args)]
 pub struct InvokeArgs {
-    /// Name of the function
-    name: String,
+    /// Name of the function; with --local the path of its code [default: .]
+    #[arg(value_name = "FUNCTION", required_unless_present = "local")]
+    function: Option<String>,
+    /// Run code of this machine once, in a container and without a daemon: a project with a nova.yaml, or
+    /// any file, directory or archive and a runtime. Needs root
+    #[arg(long)]
+    pub local: bool,
+    #[command(flatten)]
+    given: LocalArgs,
     /// The input: JSON, @FILE, or - for stdin
     #[arg(short, long, value_name = "JSON", default_value = "{}", allow_hyphen_values = true)]
     payload: String,
@@ -25,11 +37,12 @@ pub struct InvokeArgs {
     #[arg(short, long, value_enum, value_name = "FORMAT")]
     output: Option<AnswerFormat>,
     #[command(flatten)]
-    pub url: UrlArgs,
+    url: UrlArgs,
 }
 
+/// How to print a whole answer.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum AnswerFormat {
+pub enum AnswerFormat {
     Json,
     Yaml,
 }
@@ -53,20 +66,41 @@ struct Line {
 }
 
 /// `nova invoke`
-pub async fn invoke(client: &Client, args: InvokeArgs) -> anyhow::Result<ExitCode> {
+pub async fn invoke(args: InvokeArgs, data_dir: &DataDirArgs) -> anyhow::Result<ExitCode> {
     let payload = read_payload(&args.payload)?;
-    let query: &[(&str, String)] = if args.tail { &[("logs", "true".into())] } else { &[] };
-    let bytes = client.post_raw(&["functions", &args.name, "invoke"], query, payload).await?;
-    let answer: Answer = serde_json::from_slice(&bytes).context("the answer makes no sense")?;
+    if args.local {
+        let path = args.function.as_deref().unwrap_or(".");
+        return local::invoke(Path::new(path), args.given, payload, args.output, &data_dir.path())
+            .await;
+    }
+    let (client, name) = (args.url.client(data_dir)?, args.function.unwrap_or_default());
+    let answer = call(&client, &name, payload, args.tail).await?;
+    show(&name, &answer, args.output)
+}
+
+/// Calls a function; the answer as it was sent, with the log where that is wanted.
+pub async fn call(
+    client: &Client,
+    name: &str,
+    payload: Vec<u8>,
+    logs: bool,
+) -> anyhow::Result<Vec<u8>> {
+    let query: &[(&str, String)] = if logs { &[("logs", "true".into())] } else { &[] };
+    Ok(client.post_raw(&["functions", name, "invoke"], query, payload).await?)
+}
+
+/// Prints an answer: log lines, result, summary and failure.
+pub fn show(name: &str, bytes: &[u8], output: Option<AnswerFormat>) -> anyhow::Result<ExitCode> {
+    let answer: Answer = serde_json::from_slice(bytes).context("the answer makes no sense")?;
     for line in &answer.logs {
         eprintln!("{}", output::log_text(&line.text, io::stderr().is_terminal()));
     }
-    match args.output {
+    match output {
         Some(AnswerFormat::Json) => {
-            output::print_value(&serde_json::from_slice(&bytes)?, Format::Json)?
+            output::print_value(&serde_json::from_slice(bytes)?, Format::Json)?
         }
         Some(AnswerFormat::Yaml) => {
-            output::print_value(&serde_json::from_slice(&bytes)?, Format::Yaml)?
+            output::print_value(&serde_json::from_slice(bytes)?, Format::Yaml)?
         }
         None => {
             if let Some(result) = answer.output {
@@ -80,8 +114,7 @@ pub async fn invoke(client: &Client, args: InvokeArgs) -> anyhow::Result<ExitCod
         Some(error) => {
             let kind = serde_json::to_string(&error.kind)?;
             eprintln!(
-                "error: function {} failed: {} [{}]",
-                args.name,
+                "error: function {name} failed: {} [{}]",
                 error.message,
                 kind.trim_matches('"')
             );
@@ -99,7 +132,8 @@ fn summary(answer: &Answer<'_>) -> String {
     )
 }
 
-fn read_payload(given: &str) -> anyhow::Result<Vec<u8>> {
+/// The payload that was given, as bytes that are JSON.
+pub fn read_payload(given: &str) -> anyhow::Result<Vec<u8>> {
     let (bytes, whence) = if given == "-" {
         (read_bounded(std::io::stdin().lock()).context("stdin")?, "stdin".to_owned())
     } else if let Some(path) = given.strip_prefix('@') {

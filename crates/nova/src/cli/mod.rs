@@ -1,5 +1,5 @@
 //! The command line: flags and what they mean. Each command lives in a module of its own; all but
-//! `daemon`, `runtime add`, `runtime remove`, `setup` and `doctor` are clients of the daemon.
+//! `daemon`, `runtime add`, `runtime remove`, `setup`, `doctor`, `init` and `invoke --local` are clients of the daemon.
 //!
 //! Data goes to stdout, everything else to stderr; an error says what to try next. Exit status: 0
 //! success, 1 a function failed or a request was refused, 2 the command line makes no sense.
@@ -10,9 +10,12 @@ mod function_args;
 mod functions;
 mod installation;
 mod invoke;
+mod layers;
+mod local;
 mod logs;
 mod output;
 mod progress;
+mod project;
 mod runtimes;
 mod secrets;
 #[cfg(test)]
@@ -56,6 +59,10 @@ enum Command {
     Delete(DeleteArgs),
     /// Call a function and print its result
     Invoke(invoke::InvokeArgs),
+    /// Make a project: a program, an event to call it with, and its settings
+    Init(project::init::InitArgs),
+    /// Deploy a project on every save, call it, and show its log and result
+    Dev(project::dev::DevArgs),
     /// Show what a function wrote
     Logs(logs::LogsArgs),
     /// List, install and remove language runtimes
@@ -63,6 +70,8 @@ enum Command {
     Runtime(RuntimeCommand),
     /// Set, show, list and delete secrets
     Secret(secrets::SecretArgs),
+    /// Publish, list and delete layers: archives that functions share at /opt
+    Layer(layers::LayerArgs),
     /// Check this host and say what to do about each finding
     Doctor(doctor::DoctorArgs),
     /// Install the guest kernel and Firecracker into the data directory
@@ -217,6 +226,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     let runtime = match cli.command {
         Command::Daemon(_) => tokio::runtime::Runtime::new()?,
+        Command::Invoke(ref args) if args.local => tokio::runtime::Runtime::new()?,
         _ => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
     };
     let Cli { data_dir, command } = cli;
@@ -235,7 +245,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 functions::update(&client(&url)?, &name, function, output).await
             }
             Command::Delete(args) => functions::delete(&client(&args.url)?, &args.names).await,
-            Command::Invoke(args) => invoke::invoke(&client(&args.url)?, args).await,
+            Command::Invoke(args) => invoke::invoke(args, &data_dir).await,
+            Command::Init(args) => project::init::init(args),
+            Command::Dev(args) => project::dev::dev(&client(&args.url)?, args).await,
             Command::Logs(args) => logs::logs(&client(&args.url)?, args).await,
             Command::Runtime(RuntimeCommand::List(args)) => {
                 runtimes::list(&client(&args.url)?, args.output).await
@@ -247,6 +259,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 installation::remove_runtimes(&data_dir.path(), &ids).await
             }
             Command::Secret(args) => secrets::secret(&client(&args.url)?, args.command).await,
+            Command::Layer(args) => layers::layer(&client(&args.url)?, args.command).await,
             Command::Doctor(args) => doctor::doctor(data_dir.given(), args).await,
             Command::Setup(args) => installation::setup(&data_dir.path(), args).await,
             Command::Completions { .. } | Command::AgentBinary { .. } => Ok(ExitCode::SUCCESS),

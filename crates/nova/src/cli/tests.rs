@@ -47,13 +47,13 @@ fn flags_become_the_fields_of_the_api() {
     let line = "register hello -r python -H main.py -m 256 -t 5 --mode persistent \
                 --min-replicas 1 --max-replicas 4 --instance-concurrency 2 --vcpus 2 --disk-iops 10 \
                 --disk-bandwidth 20 --net-rx-bandwidth 30 --net-tx-bandwidth 40 --tmp-mb 50 \
-                -e A=1 --env B=x=y --secret token --network none --label team=a --description text";
+                -e A=1 --env B=x=y --secret token --layer a --layer b --network none --label team=a --description text";
     let expected = json!({
         "runtime": "python", "handler": "main.py", "memory_mb": 256, "timeout_s": 5,
         "mode": "persistent", "min_replicas": 1, "max_replicas": 4, "instance_concurrency": 2,
         "limits": { "vcpus": 2, "disk_iops": 10, "disk_bandwidth": 20, "net_rx_bandwidth": 30,
                     "net_tx_bandwidth": 40, "tmp_mb": 50 },
-        "env_vars": { "A": "1", "B": "x=y" }, "secrets": ["token"], "network": "none",
+        "env_vars": { "A": "1", "B": "x=y" }, "secrets": ["token"], "layers": ["a", "b"], "network": "none",
         "labels": { "team": "a" }, "description": "text",
     });
     assert_eq!(body(line), expected);

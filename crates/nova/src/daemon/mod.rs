@@ -15,13 +15,13 @@ use crate::config::{Config, LogFormat, RawConfig};
 use crate::data_dir::DataDir;
 use crate::serve::{self, Connections};
 use crate::signals::Signals;
-use anyhow::Context;
+use anyhow::{Context, anyhow, bail};
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
 use nova_domain::CodeHash;
 use nova_engine::{Executor, Parts};
-use nova_store::{Blobs, DirectoryBlobs, MasterKey, SecretVault, SqlStore, Store};
+use nova_store::{ApiKeyText, Blobs, DirectoryBlobs, MasterKey, SecretVault, SqlStore, Store};
 use nova_vm::CodeSource;
 use nova_vm::host::{Host, HostError};
 use std::io::{self, IsTerminal, Write};
@@ -49,38 +49,33 @@ const RECORDS_KEPT: TimeDelta = TimeDelta::days(30);
 const FORGET_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// What is logged unless `RUST_LOG` says otherwise: of the database only what is wrong.
 const LOG_FILTER: &str = "info,sqlx=warn,sea_orm_migration=warn";
+/// Why work that a signal ended has no result.
+const INTERRUPTED: &str = "interrupted";
 
 /// `nova daemon`
 pub async fn main(args: DaemonArgs, data_dir: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let config = read_config(args, data_dir)?;
-    start_log(config.log_format);
+    start_log(config.log_format, LOG_FILTER);
     host_setup::raise_open_files();
     host_setup::forbid_core_dumps();
     let mut signals = Signals::new()?;
-    let interrupted = CancellationToken::new();
-    let started = {
-        let mut starting = pin!(Starting::new(&config, &interrupted));
-        tokio::select! {
-            started = &mut starting => started,
-            _ = signals.next() => {
-                interrupted.cancel();
-                // Waited for: dropped, it could leave something of a guest or a network behind.
-                starting.await
-            }
-        }
+    let Some(starting) = Starting::unless_interrupted(&config, &mut signals).await? else {
+        tracing::info!("the start was interrupted; nothing of it is left");
+        return Ok(ExitCode::SUCCESS);
     };
-    let Starting { daemon, listener, router } = match started {
-        Err(error) if matches!(error.downcast_ref(), Some(HostError::Interrupted)) => {
-            tracing::info!("the start was interrupted; nothing of it is left");
-            return Ok(ExitCode::SUCCESS);
-        }
-        started => started?,
-    };
+    let Starting { daemon, listener, router, url, first_key, interrupted } = starting;
+    tracing::info!(%url, data_dir = %config.data_dir.display(), "serving");
+    if config.insecure_no_auth {
+        tracing::warn!("no keys are asked for: every user of this host may do everything");
+    }
+    if let Some(key) = first_key {
+        show_first_key(&config, &key);
+    }
     let stop = CancellationToken::new();
     let serving = serve::serve(listener, router, stop.clone());
     let stopped = async {
         // A start that was told to end too late to give up is a run without calls.
-        if !interrupted.is_cancelled() {
+        if !interrupted {
             daemon.executor.start();
             signals.next().await;
         }
@@ -94,6 +89,43 @@ pub async fn main(args: DaemonArgs, data_dir: Option<PathBuf>) -> anyhow::Result
     Ok(ExitCode::SUCCESS)
 }
 
+/// Serves for one piece of work, which gets the address, and takes everything down again. Only problems are
+/// logged. A signal ends the work.
+pub async fn serve_for<T>(
+    config: &Config,
+    work: impl AsyncFnOnce(&str) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    start_log(config.log_format, "error");
+    let mut signals = Signals::new()?;
+    let Some(starting) = Starting::unless_interrupted(config, &mut signals).await? else {
+        bail!(INTERRUPTED);
+    };
+    let Starting { daemon, listener, router, url, first_key: _, interrupted } = starting;
+    let stop = CancellationToken::new();
+    let serving = serve::serve(listener, router, stop.clone());
+    let worked = async {
+        let result = tokio::select! {
+            result = work(&url), if !interrupted => result,
+            _ = signals.next(), if !interrupted => Err(anyhow!(INTERRUPTED)),
+            else => Err(anyhow!(INTERRUPTED)),
+        };
+        daemon.draining.cancel();
+        stop.cancel();
+        result
+    };
+    let (connections, result) = tokio::join!(serving, worked);
+    daemon.drain(connections, &mut signals, Duration::ZERO).await;
+    result
+}
+
+fn show_first_key(config: &Config, key: &ApiKeyText) {
+    let place = config.data_dir.display();
+    let shown = format!("API key (shown once; also in {place}/admin.key):\n{}", key.reveal());
+    if let Err(error) = writeln!(io::stdout(), "{shown}") {
+        tracing::warn!(%error, "the first key could not be shown; it is in admin.key");
+    }
+}
+
 fn read_config(args: DaemonArgs, data_dir: Option<PathBuf>) -> anyhow::Result<Config> {
     let mut raw = RawConfig::read(args.config.as_deref(), data_dir.as_deref())?;
     raw.add_flag("listen", args.listen);
@@ -103,9 +135,9 @@ fn read_config(args: DaemonArgs, data_dir: Option<PathBuf>) -> anyhow::Result<Co
     Ok(Config::new(raw)?)
 }
 
-/// The log goes to stderr; `RUST_LOG` chooses what is in it.
-fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
+/// The log goes to stderr; `RUST_LOG` chooses what is in it, else `usual` does.
+fn start_log(format: LogFormat, usual: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())
@@ -124,6 +156,12 @@ struct Starting {
     daemon: Daemon,
     listener: TcpListener,
     router: axum::Router,
+    /// Where it can be reached from this host.
+    url: String,
+    /// The API key, where this is the first run in its directory.
+    first_key: Option<ApiKeyText>,
+    /// Whether a signal came too late for the start to be given up.
+    interrupted: bool,
 }
 
 /// What is to be stopped, in this order.
@@ -138,6 +176,27 @@ struct Daemon {
 }
 
 impl Starting {
+    /// Gives up at a signal: `None` where nothing of the start is left.
+    async fn unless_interrupted(
+        config: &Config,
+        signals: &mut Signals,
+    ) -> anyhow::Result<Option<Self>> {
+        let interrupted = CancellationToken::new();
+        let mut starting = pin!(Self::new(config, &interrupted));
+        let started = tokio::select! {
+            started = &mut starting => started,
+            _ = signals.next() => {
+                interrupted.cancel();
+                // Waited for: dropped, it could leave something of a guest or a network behind.
+                starting.await
+            }
+        };
+        match started {
+            Err(error) if matches!(error.downcast_ref(), Some(HostError::Interrupted)) => Ok(None),
+            started => Ok(Some(Self { interrupted: interrupted.is_cancelled(), ..started? })),
+        }
+    }
+
     async fn new(config: &Config, interrupted: &CancellationToken) -> anyhow::Result<Self> {
         let mut directory = DataDir::take(&config.data_dir)?;
         let listener = TcpListener::bind(config.listen).await.with_context(|| {
@@ -191,21 +250,9 @@ impl Starting {
         if let Err(error) = directory.announce(&url) {
             tracing::warn!(%error, "the command line has to be told the address with --url");
         }
-        tracing::info!(%url, data_dir = %config.data_dir.display(), "serving");
-        if config.insecure_no_auth {
-            tracing::warn!("no keys are asked for: every user of this host may do everything");
-        }
-        if let Some(key) = first_key {
-            let place = config.data_dir.display();
-            let shown =
-                format!("API key (shown once; also in {place}/admin.key):\n{}", key.reveal());
-            if let Err(error) = writeln!(io::stdout(), "{shown}") {
-                tracing::warn!(%error, "the first key could not be shown; it is in admin.key");
-            }
-        }
         let daemon =
             Daemon { executor, draining, forgetting, host, database, _directory: directory };
-        Ok(Self { daemon, listener, router })
+        Ok(Self { daemon, listener, router, url, first_key, interrupted: false })
     }
 }
 

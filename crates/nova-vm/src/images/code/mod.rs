@@ -19,6 +19,7 @@ mod tests;
 mod tree;
 mod zip_reader;
 
+use bytes::Bytes;
 pub use code_images::CodeImages;
 pub use error::{CodeError, CodeErrorKind};
 use tree::Tree;
@@ -63,6 +64,17 @@ pub fn canonicalise(upload: &[u8], kind: UploadKind<'_>) -> Result<Vec<u8>, Code
             None => return Err(CodeError::not_an_archive()),
         },
     };
+    tree.validate()?;
+    tree.into_tar()
+}
+
+/// One canonical archive of several: laid over each other in this order, so that of what two of them have at
+/// one path the later one's is there.
+pub fn merge(archives: &[Bytes]) -> Result<Vec<u8>, CodeError> {
+    let mut tree = Tree::default();
+    for archive in archives {
+        tree.overlay(read_canonical(archive)?)?;
+    }
     tree.validate()?;
     tree.into_tar()
 }

@@ -383,3 +383,44 @@ proptest! {
         }
     }
 }
+
+/// A canonical archive of these files; a text that begins with `->` is a link.
+fn layer(files: &[(&str, &str)]) -> bytes::Bytes {
+    let mut tree = Tree::default();
+    for (path, text) in files {
+        match text.strip_prefix("->") {
+            Some(target) => tree.add_link(path, target).unwrap(),
+            None => tree.add_file(path, text.as_bytes().to_vec(), false).unwrap(),
+        }
+    }
+    tree.into_tar().unwrap().into()
+}
+
+#[test]
+fn layers_lie_over_each_other_in_order() {
+    let first = [
+        ("bin/run", "1"),
+        ("bin-old", "1"),
+        ("lib/a", "1"),
+        ("lib/deep/b", "1"),
+        ("data", "1"),
+        ("at", "->lib/a"),
+    ];
+    let second = [("bin/run", "2"), ("lib", "2"), ("data/x", "2"), ("at/y", "2")];
+    let expected =
+        [("bin/run", "2"), ("bin-old", "1"), ("lib", "2"), ("data/x", "2"), ("at/y", "2")];
+    assert_eq!(merge(&[layer(&first), layer(&second)]).unwrap(), layer(&expected));
+    assert_eq!(merge(&[layer(&second)]).unwrap(), layer(&second));
+}
+
+#[test]
+fn a_link_that_another_layer_leads_astray_is_refused() {
+    // Each is harmless by itself: `a/up` leads to the top until `a` is a link to it.
+    let first = [("x/a/up", "->../.."), ("x/f", "1")];
+    let second = [("x/a", "->."), ("f", "1")];
+    assert!(merge(&[layer(&first), layer(&second)]).is_ok(), "the link hides the directory");
+    let outside = [("d/e/f", "1"), ("d/l", "->e")];
+    let inside = [("d/l", "->e/../../.."), ("d/e/g", "1")];
+    let error = merge(&[layer(&outside), layer(&inside)]).unwrap_err().to_string();
+    assert!(error.contains("d/l"), "{error}");
+}

@@ -102,6 +102,38 @@ impl Tree {
         Ok(())
     }
 
+    /// Puts another tree over this one. A directory over a directory has the files of both; anything else
+    /// hides what was at its path.
+    pub(super) fn overlay(&mut self, over: Self) -> Result<(), CodeError> {
+        for (path, node) in over.nodes {
+            if let (Node::Directory, Some(Node::Directory)) = (&node, self.nodes.get(&path)) {
+                continue;
+            }
+            self.remove(&path);
+            match node {
+                Node::Directory => self.add_directory(&path)?,
+                Node::File { content, executable } => self.add_file(&path, content, executable)?,
+                Node::Link { target } => self.add_link(&path, &target)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is at a path, and all below it.
+    fn remove(&mut self, path: &str) {
+        // What is below sorts between "path/" and "path0", the next character.
+        let below = self.nodes.range(format!("{path}/")..format!("{path}0"));
+        let mut gone: Vec<String> = below.map(|(path, _)| path.clone()).collect();
+        gone.push(path.to_owned());
+        for path in gone {
+            match self.nodes.remove(&path) {
+                Some(Node::File { content, .. }) => self.bytes -= content.len() as u64,
+                Some(Node::Link { .. }) => self.links -= 1,
+                Some(Node::Directory) | None => {}
+            }
+        }
+    }
+
     /// The rules that only the whole tree can break.
     pub(super) fn validate(&self) -> Result<(), CodeError> {
         if !self.nodes.values().any(|node| matches!(node, Node::File { .. })) {

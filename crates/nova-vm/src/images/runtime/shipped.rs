@@ -1,9 +1,10 @@
 //! The runtimes that are part of this build, embedded: the binary is enough by itself.
 use super::manifest::{Manifest, ManifestError};
 use super::toolchain::Toolchain;
-use nova_domain::Mode;
+use nova_domain::{Mode, RuntimeId};
 use rust_embed::RustEmbed;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 #[derive(RustEmbed)]
 #[folder = "../../runtimes"]
@@ -24,9 +25,7 @@ pub(crate) struct CommonRecipe {
 
 /// All manifests of this build, by id. A faulty one is an error of the build, found by its tests.
 pub fn shipped_manifests() -> Result<Vec<Manifest>, ManifestError> {
-    let mut folders: Vec<String> = Files::iter()
-        .filter_map(|path| path.strip_suffix("/manifest.toml").map(str::to_owned))
-        .collect();
+    let mut folders = folders_with("manifest.toml");
     folders.sort();
     folders
         .iter()
@@ -37,6 +36,29 @@ pub fn shipped_manifests() -> Result<Vec<Manifest>, ManifestError> {
 /// The compiler for a language that is compiled, named like its folder.
 pub(crate) fn shipped_toolchain(folder: &str) -> Result<Toolchain, ManifestError> {
     Toolchain::parse(folder, &text(&format!("{folder}/build.toml"))?)
+}
+
+/// What `runtimes/layers.toml` says.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LayerVariables {
+    all: BTreeMap<String, String>,
+    runtimes: BTreeMap<RuntimeId, BTreeMap<String, String>>,
+}
+
+fn layer_variables() -> Result<LayerVariables, ManifestError> {
+    let path = "layers.toml";
+    toml::from_str(&text(path)?)
+        .map_err(|error| ManifestError { path: path.into(), problem: error.to_string() })
+}
+
+/// The variables by which a runtime finds what layers bring to `/opt`.
+/// # Errors
+/// This build is faulty, which its tests find.
+pub fn layer_environment(runtime: &RuntimeId) -> Result<BTreeMap<String, String>, ManifestError> {
+    let LayerVariables { mut all, mut runtimes } = layer_variables()?;
+    all.extend(runtimes.remove(runtime).unwrap_or_default());
+    Ok(all)
 }
 
 /// The recipe that all images share.
@@ -64,6 +86,30 @@ pub(crate) fn folder_text(folder: &str, path: &str) -> Result<String, ManifestEr
     }
 }
 
+/// The folders of compiled languages.
+pub(crate) fn toolchain_folders() -> Vec<String> {
+    folders_with("build.toml")
+}
+
+/// The files of a language's example for a mode, by their names; none where it has no such example.
+pub(crate) fn example_files(
+    folder: &str,
+    mode: Mode,
+) -> Result<Vec<(String, String)>, ManifestError> {
+    let start = format!("{folder}/examples/{}/", mode.as_str());
+    let files = Files::iter().filter_map(|path| {
+        let name = path.strip_prefix(&start)?.to_owned();
+        Some(text(&path).map(|text| (name, text)))
+    });
+    files.collect()
+}
+
+/// Folders with a file of this name.
+fn folders_with(name: &str) -> Vec<String> {
+    let end = format!("/{name}");
+    Files::iter().filter_map(|path| path.strip_suffix(&end).map(str::to_owned)).collect()
+}
+
 impl Manifest {
     /// The example for a mode: a handler as a person would write it. A compiled language has its source
     /// there instead, under names of its own.
@@ -83,16 +129,9 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    /// Folders with a file of this name.
-    fn folders_with(name: &str) -> Vec<String> {
-        let end = format!("/{name}");
-        Files::iter().filter_map(|path| path.strip_suffix(&end).map(str::to_owned)).collect()
-    }
-
     /// Whether an example's folder has sources in it.
     fn has_example(folder: &str, mode: Mode) -> bool {
-        let start = format!("{folder}/examples/{}/", mode.as_str());
-        Files::iter().any(|path| path.starts_with(&start))
+        !example_files(folder, mode).unwrap().is_empty()
     }
 
     #[test]
@@ -149,6 +188,20 @@ mod tests {
             }
         }
         assert!(!seen.iter().any(|id| id.as_str() == "javascript"), "node is called node");
+    }
+
+    #[test]
+    fn layers_are_found_by_shipped_runtimes() {
+        let python = layer_environment(&RuntimeId::parse("python").unwrap()).unwrap();
+        assert!(python["PYTHONPATH"].starts_with("/opt/python:"), "{python:?}");
+        assert_eq!(python["LD_LIBRARY_PATH"], "/opt/lib");
+        let manifests = shipped_manifests().unwrap();
+        for id in layer_variables().unwrap().runtimes.keys() {
+            assert!(
+                manifests.iter().any(|manifest| manifest.id == *id),
+                "runtimes/layers.toml: {id}"
+            );
+        }
     }
 
     #[test]

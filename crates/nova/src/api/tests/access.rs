@@ -26,6 +26,10 @@ const EXPECTED: &[(&str, &str, Option<Role>, bool)] = &[
     ("GET", "/secrets/{secret}", Some(Role::Deploy), false),
     ("PUT", "/secrets/{secret}", Some(Role::Deploy), false),
     ("DELETE", "/secrets/{secret}", Some(Role::Deploy), false),
+    ("GET", "/layers", Some(Role::Read), true),
+    ("GET", "/layers/{layer}", Some(Role::Read), true),
+    ("PUT", "/layers/{layer}", Some(Role::Deploy), false),
+    ("DELETE", "/layers/{layer}", Some(Role::Deploy), false),
     ("GET", "/stats", Some(Role::Read), false),
     ("GET", "/metrics", Some(Role::Read), false),
     ("GET", "/metrics/prometheus", Some(Role::Read), false),
@@ -39,6 +43,7 @@ const ROLES: [Role; 4] = [Role::Read, Role::Invoke, Role::Deploy, Role::Admin];
 fn concrete(path: &str, function: &str) -> String {
     path.replace("{name}", function)
         .replace("{secret}", "token")
+        .replace("{layer}", "shared")
         .replace("{request_id}", "0190c2f0-0000-7000-8000-000000000000")
 }
 
