@@ -24,5 +24,5 @@ pub use invocation::{
 pub use name::{FunctionName, RuntimeId, SecretName};
 pub use network::{EgressRule, NetworkPolicy};
 pub use nova_proto::{FunctionError, FunctionErrorKind, LogLine, LogStream, Mode};
-pub use runtime::RuntimeImage;
+pub use runtime::{OwnProgram, RuntimeImage};
 pub use validation::InvalidField;

@@ -148,6 +148,7 @@ impl Boot<'_> {
         let directory = self.remains.directory();
         let vm = self.remains.cgroup().clone();
         let agent = self.host.agent.clone();
+        let has_code = self.spec.setup.own_image.as_ref().is_none_or(|image| image.has_code);
         let hostname = self.hostname();
         let memory_mb = self.spec.memory_mb;
         let limits = self.spec.limits;
@@ -161,7 +162,7 @@ impl Boot<'_> {
             let bundle = Bundle {
                 directory: &directory,
                 root: &parts.root,
-                code: &parts.code,
+                code: has_code.then_some(&parts.code),
                 agent: &agent,
                 hostname: &hostname,
                 uid_root: parts.uid_root,

@@ -54,8 +54,8 @@ pub(super) struct Bundle<'a> {
     pub directory: &'a Path,
     /// The mounted runtime image.
     pub root: &'a Path,
-    /// The unpacked code.
-    pub code: &'a Path,
+    /// The unpacked code; `None` where the image brings the program, and has files of its own there.
+    pub code: Option<&'a Path>,
     /// The agent's program.
     pub agent: &'a Path,
     /// The container's name in it.
@@ -205,14 +205,15 @@ impl Bundle<'_> {
             // The owner matters too: runtimes give a tmpfs the mode of the directory below it.
             tmpfs("/tmp", self.tmp_mb, &["nosuid", "nodev", "mode=1777", "uid=1000", "gid=1000"]),
             tmpfs("/run", RUN_MB, &["nosuid", "nodev", "mode=755"]),
-            bind(self.code, "/code", &["ro"]),
-            bind(self.code, "/var/task", &["ro"]),
             bind(&self.directory.join("hosts"), "/etc/hosts", &["ro", "noexec"]),
             bind(&self.directory.join("resolv.conf"), "/etc/resolv.conf", &["ro", "noexec"]),
             bind(&self.directory.join("nova"), NOVA, &["rw"]),
             bind(self.agent, "/nova/nova-agent", &["ro"]),
             bind(&self.function_cgroup.oom_counter, "/nova/oom", &["ro", "noexec"]),
         ];
+        for target in ["/code", "/var/task"] {
+            mounts.extend(self.code.map(|code| bind(code, target, &["ro"])));
+        }
         for (number, file) in self.function_cgroup.procs_files.iter().enumerate() {
             let target = format!("{NOVA}/{}", procs_name(number));
             mounts.push(bind(file, &target, &["rw", "noexec"]));
@@ -244,7 +245,7 @@ mod tests {
         Bundle {
             directory,
             root: Path::new("/run/image"),
-            code: Path::new("/data/code"),
+            code: Some(Path::new("/data/code")),
             agent: Path::new("/data/agent"),
             hostname: "vm1",
             uid_root: 70_000,

@@ -1,5 +1,5 @@
 //! The command line: flags and what they mean. Each command lives in a module of its own; all but
-//! `daemon`, `runtime add`, `runtime remove`, `setup` and `doctor` are clients of the daemon.
+//! `daemon`, `runtime add`, `import` and `remove`, `setup` and `doctor` are clients of the daemon.
 //!
 //! Data goes to stdout, everything else to stderr; an error says what to try next. Exit status: 0
 //! success, 1 a function failed or a request was refused, 2 the command line makes no sense.
@@ -8,6 +8,7 @@ mod connection;
 mod doctor;
 mod function_args;
 mod functions;
+mod import;
 mod installation;
 mod invoke;
 mod logs;
@@ -24,6 +25,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use connection::{DataDirArgs, UrlArgs};
 use function_args::FunctionArgs;
+use import::{ImportArgs, RegistryArgs};
 use output::OutputArgs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -114,6 +116,11 @@ struct SetupArgs {
 struct RegisterArgs {
     /// Name of the function
     name: String,
+    /// Make a runtime of this image first, and run the function on it; see `nova runtime import`
+    #[arg(long, value_name = "IMAGE", conflicts_with = "runtime")]
+    image: Option<String>,
+    #[command(flatten)]
+    registry: RegistryArgs,
     #[command(flatten)]
     function: FunctionArgs,
     #[command(flatten)]
@@ -171,6 +178,8 @@ enum RuntimeCommand {
         #[arg(required = true, value_name = "RUNTIME")]
         ids: Vec<String>,
     },
+    /// Make a runtime of somebody's own container image, for linux/amd64
+    Import(ImportArgs),
     /// Remove runtime images from the data directory
     Remove {
         /// Runtimes, for example python
@@ -222,8 +231,15 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         match command {
             Command::Daemon(args) => daemon::main(args, data_dir.given()).await,
-            Command::Register(RegisterArgs { name, function, output, url }) => {
-                functions::register(&client(&url)?, &name, function, output).await
+            Command::Register(RegisterArgs { name, image, registry, function, output, url }) => {
+                let client = client(&url)?;
+                let image = match image {
+                    Some(image) => {
+                        Some(import::for_function(&data_dir.path(), &image, registry).await?)
+                    }
+                    None => None,
+                };
+                functions::register(&client, &name, image, function, output).await
             }
             Command::List(args) => functions::list(&client(&args.url)?, args.output).await,
             Command::Get(args) => {
@@ -240,6 +256,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             }
             Command::Runtime(RuntimeCommand::Add { ids }) => {
                 installation::add_runtimes(&data_dir.path(), &ids).await
+            }
+            Command::Runtime(RuntimeCommand::Import(args)) => {
+                import::import(&data_dir.path(), args).await
             }
             Command::Runtime(RuntimeCommand::Remove { ids }) => {
                 installation::remove_runtimes(&data_dir.path(), &ids).await
