@@ -86,8 +86,8 @@ fn entries(file: &File, path: &Path) -> Result<HashMap<String, (u64, u64)>, OciE
         let hint = "a compressed one must be unpacked first";
         OciError::refused(format!("{} is no tar archive ({error}); {hint}", path.display()))
     };
-    let allowance: Allowance = Allowance::default();
-    allowance.set(ENTRY_HEAD_MAX_BYTES);
+    let allowance = Allowance::default();
+    allowance.allow(ENTRY_HEAD_MAX_BYTES);
     let source = Allowed::new(BufReader::new(file), allowance.clone());
     let mut archive = tar::Archive::new(source);
     let mut found = HashMap::new();
@@ -98,7 +98,7 @@ fn entries(file: &File, path: &Path) -> Result<HashMap<String, (u64, u64)>, OciE
             return Err(OciError::refused(problem));
         }
         // It is skipped by the next look, which may then read one more head.
-        allowance.set(entry.size().saturating_add(ENTRY_HEAD_MAX_BYTES));
+        allowance.allow(entry.size().saturating_add(ENTRY_HEAD_MAX_BYTES));
         if entry.header().entry_type().is_file() {
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             found.insert(name, (entry.raw_file_position(), entry.size()));

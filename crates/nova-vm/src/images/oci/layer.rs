@@ -20,8 +20,31 @@ pub(in crate::images) struct LayerFile {
     pub bytes: u64,
 }
 
-/// What may still be read. Shared by all layers of an image and by whoever gives them room.
-pub(super) type Allowance = Rc<Cell<u64>>;
+/// Of zeros, how many are read behind a layer's end: some builders (umoci's `insert`) leave out the last
+/// file's padding and the blocks that end an archive.
+const PADDING_BYTES: u64 = 3 * 512;
+
+/// How much may still be read, and whether the end was met. Shared with who gives room.
+#[derive(Debug, Default)]
+pub(super) struct Gauge {
+    left: Cell<u64>,
+    ended: Cell<bool>,
+}
+
+impl Gauge {
+    /// Gives this many bytes of room, whatever there was.
+    pub fn allow(&self, bytes: u64) {
+        self.left.set(bytes);
+    }
+
+    /// Whether more was asked for than there is.
+    pub fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+}
+
+/// See [`Gauge`].
+pub(super) type Allowance = Rc<Gauge>;
 
 impl LayerFile {
     /// Hands the layer's tar to `read`, then reads what is behind it, and checks the hash of all.
@@ -43,7 +66,8 @@ impl LayerFile {
             _ => Box::new(packed),
         };
         let mut hashing = HashingReader::new(Allowed::new(unpacked, allowance.clone()));
-        let outcome = read(&mut hashing)?;
+        let padding = io::repeat(0).take(PADDING_BYTES);
+        let outcome = read(&mut hashing.by_ref().chain(padding))?;
         // Padding, as a rule. It is part of what was hashed.
         io::copy(&mut hashing, &mut io::sink())
             .map_err(|error| OciError::refused(format!("a layer is broken: {error}")))?;
@@ -60,20 +84,21 @@ impl LayerFile {
 /// Ends with an error, not with silence, when more is read than allowed.
 pub(super) struct Allowed<R> {
     source: R,
-    left: Allowance,
+    gauge: Allowance,
 }
 
 impl<R> Allowed<R> {
-    pub fn new(source: R, left: Allowance) -> Self {
-        Self { source, left }
+    pub fn new(source: R, gauge: Allowance) -> Self {
+        Self { source, gauge }
     }
 }
 
 impl<R: Read> Read for Allowed<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.source.read(buffer)?;
-        match self.left.get().checked_sub(read as u64) {
-            Some(left) => self.left.set(left),
+        self.gauge.ended.set(read == 0 && !buffer.is_empty());
+        match self.gauge.left.get().checked_sub(read as u64) {
+            Some(left) => self.gauge.left.set(left),
             None => return Err(io::Error::other("it unpacks to more than an image may have")),
         }
         Ok(read)

@@ -36,7 +36,8 @@ async fn what_is_written_through_a_link_stays_in_the_image() {
         .file("up/planted", "image's")
         .file("file", "image's")
         .hard_link("stolen", "file");
-    let root = Image::of([lower, upper]).unpacked().await;
+    let image = Image::of([lower, upper]);
+    let root = image.unpacked().await;
     assert_eq!(text(&root, "planted"), "image's", "`..` ends at the root");
     assert_eq!(text(&root.join(&target[1..]), "planted"), "image's");
     assert_eq!(text(&root, "stolen"), "image's");
@@ -141,9 +142,12 @@ async fn bytes_that_are_no_layer_are_refused() {
         let error = image.refused().await;
         assert!(error.contains("a layer is broken"), "{error}");
     }
-    // Cut short, as it would come from a broken line; its digest is that of what is there.
+    // Cut short, with the digest of what is there: within a file, and only behind its last byte.
     let tar = Layer::new().file("a", &"b".repeat(10_000)).tar();
     let mut image = Image::of([Layer::new()]);
-    image.layers = vec![(pack(&tar, Packed::Zstd)[..60].to_vec(), Packed::Plain)];
-    image.refused().await;
+    image.layers = vec![(tar[..512 + 9999].to_vec(), Packed::Gzip)];
+    assert!(image.refused().await.contains("ends within a file"));
+    let mut image = Image::of([Layer::new()]);
+    image.layers = vec![(tar[..512 + 10_000].to_vec(), Packed::Gzip)];
+    assert_eq!(text(&image.unpacked().await, "a").len(), 10_000);
 }

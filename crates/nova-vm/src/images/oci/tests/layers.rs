@@ -22,9 +22,11 @@ async fn a_later_layer_replaces_hides_and_adds() {
         .file("opaque/old/brought", "upper")
         .file("opaque/.wh..wh..opq", "")
         .file("becomes-file", "upper")
+        .directory("becomes-directory")
         .file("becomes-directory/sub", "upper")
         .file(".wh.nothing", "");
-    let root = Image::of([lower, upper]).unpacked().await;
+    let image = Image::of([lower, upper]);
+    let root = image.unpacked().await;
     assert_eq!(text(&root, "etc/kept"), "lower");
     assert_eq!(text(&root, "etc/replaced"), "upper");
     assert!(!root.join("etc/hidden").exists());
@@ -83,7 +85,8 @@ async fn what_a_guest_mounts_over_is_there_and_is_no_link() {
         .link("code", "/etc")
         .link("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf")
         .file("etc/passwd", "me:x:1000:1000::/:/bin/sh\n");
-    let root = Image::of([layer]).unpacked().await;
+    let image = Image::of([layer]);
+    let root = image.unpacked().await;
     for directory in ["tmp", "code", "var/task", "proc", "sys", "dev", "run", "nova"] {
         assert!(fs::symlink_metadata(root.join(directory)).unwrap().is_dir(), "{directory}");
     }

@@ -18,11 +18,9 @@ use super::layer::{Allowance, LayerFile};
 use super::limits::Limits;
 use entry_path::EntryPath;
 use rooted::Rooted;
-use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 /// What precedes the name of a file that a layer removes.
 const WHITEOUT: &[u8] = b".wh.";
@@ -51,14 +49,14 @@ pub(in crate::images) fn unpack(
     let tree = Rooted::create(root).map_err(OciError::file(root))?;
     let mut unpacking = Unpacking {
         tree,
-        bytes_left: Rc::new(Cell::new(limits.unpacked_bytes)),
+        bytes_left: limits.unpacked_bytes,
         entries_left: limits.entries,
         of_this_layer: HashSet::new(),
         closed: BTreeMap::new(),
     };
     for (layer, digest) in layers.iter().zip(diff_ids) {
         unpacking.of_this_layer.clear();
-        let allowance: Allowance = Rc::default();
+        let allowance = Allowance::default();
         layer.read(digest, &allowance, |tar| unpacking.layer(tar, &allowance))?;
     }
     let Unpacking { tree, closed, .. } = unpacking;
@@ -68,7 +66,7 @@ pub(in crate::images) fn unpack(
 struct Unpacking {
     tree: Rooted,
     /// Of the unpacked bytes that an image may have.
-    bytes_left: Allowance,
+    bytes_left: u64,
     entries_left: u64,
     of_this_layer: HashSet<PathBuf>,
     /// Files and directories that others may do less with than their owner: whose they are.
@@ -79,7 +77,7 @@ impl Unpacking {
     fn layer(&mut self, tar: &mut dyn Read, allowance: &Allowance) -> Result<(), OciError> {
         let broken = |error: io::Error| OciError::refused(format!("a layer is broken: {error}"));
         let mut archive = tar::Archive::new(tar);
-        allowance.set(ENTRY_HEAD_MAX_BYTES);
+        allowance.allow(ENTRY_HEAD_MAX_BYTES);
         for entry in archive.entries().map_err(broken)? {
             let mut entry = entry.map_err(broken)?;
             self.entries_left = self.entries_left.checked_sub(1).ok_or_else(|| {
@@ -87,19 +85,20 @@ impl Unpacking {
             })?;
             // Its content, as far as the image may have it; what is not read is skipped.
             let size = entry.size();
-            if size > self.bytes_left.get() {
+            self.bytes_left = self.bytes_left.checked_sub(size).ok_or_else(|| {
                 let name = quote(entry.path_bytes());
-                let problem = format!("{name} takes it over the bytes that it may unpack to");
-                return Err(OciError::refused(problem));
-            }
-            self.bytes_left.set(self.bytes_left.get() - size);
-            allowance.set(size + ENTRY_HEAD_MAX_BYTES);
+                OciError::refused(format!("{name} takes it over the bytes that it may unpack to"))
+            })?;
+            allowance.allow(size + ENTRY_HEAD_MAX_BYTES);
             self.entry(&mut entry)?;
             io::copy(&mut entry, &mut io::sink()).map_err(broken)?;
-            allowance.set(ENTRY_HEAD_MAX_BYTES);
+            if allowance.has_ended() {
+                return Err(OciError::refused("a layer is broken: it ends within a file"));
+            }
+            allowance.allow(ENTRY_HEAD_MAX_BYTES);
         }
         // What is behind the archive's end: builders pad to tens of KiB.
-        allowance.set(ENTRY_HEAD_MAX_BYTES);
+        allowance.allow(ENTRY_HEAD_MAX_BYTES);
         Ok(())
     }
 
