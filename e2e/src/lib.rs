@@ -10,6 +10,7 @@ pub mod daemon;
 mod examples;
 mod http;
 mod lambda;
+pub mod own_image;
 
 pub use cli::{CliOutput, cli, cli_with_input};
 pub use examples::static_binary;

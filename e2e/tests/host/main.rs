@@ -8,6 +8,7 @@ mod broken_parts;
 mod crash;
 mod fairness;
 mod network;
+mod own_image;
 mod secrets_at_rest;
 mod shutdown;
 

@@ -63,7 +63,7 @@ fn failed(reply: &Reply) -> Failure {
     let body = serde_json::from_slice::<Value>(&reply.body).ok();
     let text = String::from_utf8_lossy(&reply.body[..reply.body.len().min(TEXT_MAX_BYTES)]);
     let detail = |body: Value| json!({"statusCode": status, "body": body});
-    let whole = body.map(detail).filter(|detail| fits(detail));
+    let whole = body.map(detail).filter(fits);
     let cut = || detail(Value::String(text.clone().into_owned()));
     let detail = whole.or_else(|| Some(cut()).filter(fits));
     let shown = shorten(text.trim().to_owned(), QUOTE_BYTES);

@@ -84,10 +84,11 @@ pub async fn get(client: &Client, name: &str, output: OutputArgs) -> anyhow::Res
     Ok(ExitCode::SUCCESS)
 }
 
-/// `nova update`
+/// `nova update`; `image` is the runtime that was just made of an image.
 pub async fn update(
     client: &Client,
     name: &str,
+    image: Option<RuntimeImage>,
     args: FunctionArgs,
     output: OutputArgs,
 ) -> anyhow::Result<ExitCode> {
@@ -96,7 +97,10 @@ pub async fn update(
         // Only code is stored somewhere.
         None => (Mode::Process, String::new()),
     };
-    let body = args.body(mode, &handler)?;
+    let mut body = args.body(mode, &handler)?;
+    if let Some(image) = image {
+        body.insert("runtime".into(), json!(image.id));
+    }
     if body.is_empty() {
         bail!("nothing to change; `nova update --help` shows what can be changed");
     }

@@ -1,4 +1,4 @@
-//! `nova runtime import`, and the same for `nova register --image`.
+//! `nova runtime import`, and the same for the `--image` of `nova register` and `nova update`.
 //!
 //! Like `nova runtime add` it works on the data directory itself, with the rights and the registry logins of
 //! who runs it.
@@ -32,6 +32,16 @@ pub struct ImportArgs {
     /// How functions on it are run, instead of what is found in the image
     #[arg(long)]
     mode: Option<ModeArg>,
+    #[command(flatten)]
+    registry: RegistryArgs,
+}
+
+/// The image of a function's own.
+#[derive(Debug, Args)]
+pub struct FunctionImageArgs {
+    /// Make a runtime of this image first, and run the function on it; see `nova runtime import`
+    #[arg(long, value_name = "IMAGE", conflicts_with = "runtime")]
+    image: Option<String>,
     #[command(flatten)]
     registry: RegistryArgs,
 }
@@ -70,15 +80,15 @@ pub async fn import(data_dir: &Path, args: ImportArgs) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-/// A runtime for one function: named by the image's digest too, so that it stays what it is.
-pub async fn for_function(
-    data_dir: &Path,
-    image: &str,
-    registry: RegistryArgs,
-) -> anyhow::Result<RuntimeImage> {
-    let registry = registry.options()?;
-    let options = ImportOptions { id_by_digest: true, registry, ..ImportOptions::default() };
-    make(data_dir, image, &options).await
+impl FunctionImageArgs {
+    /// A runtime for one function, where an image was given: named by its digest too, so that it stays what
+    /// it is.
+    pub async fn make(self, data_dir: &Path) -> anyhow::Result<Option<RuntimeImage>> {
+        let Some(image) = self.image else { return Ok(None) };
+        let registry = self.registry.options()?;
+        let options = ImportOptions { id_by_digest: true, registry, ..ImportOptions::default() };
+        make(data_dir, &image, &options).await.map(Some)
+    }
 }
 
 async fn make(

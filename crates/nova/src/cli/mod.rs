@@ -25,7 +25,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use connection::{DataDirArgs, UrlArgs};
 use function_args::FunctionArgs;
-use import::{ImportArgs, RegistryArgs};
+use import::{FunctionImageArgs, ImportArgs};
 use output::OutputArgs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -116,11 +116,8 @@ struct SetupArgs {
 struct RegisterArgs {
     /// Name of the function
     name: String,
-    /// Make a runtime of this image first, and run the function on it; see `nova runtime import`
-    #[arg(long, value_name = "IMAGE", conflicts_with = "runtime")]
-    image: Option<String>,
     #[command(flatten)]
-    registry: RegistryArgs,
+    image: FunctionImageArgs,
     #[command(flatten)]
     function: FunctionArgs,
     #[command(flatten)]
@@ -133,6 +130,8 @@ struct RegisterArgs {
 struct UpdateArgs {
     /// Name of the function
     name: String,
+    #[command(flatten)]
+    image: FunctionImageArgs,
     #[command(flatten)]
     function: FunctionArgs,
     #[command(flatten)]
@@ -231,22 +230,19 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         match command {
             Command::Daemon(args) => daemon::main(args, data_dir.given()).await,
-            Command::Register(RegisterArgs { name, image, registry, function, output, url }) => {
+            Command::Register(RegisterArgs { name, image, function, output, url }) => {
                 let client = client(&url)?;
-                let image = match image {
-                    Some(image) => {
-                        Some(import::for_function(&data_dir.path(), &image, registry).await?)
-                    }
-                    None => None,
-                };
+                let image = image.make(&data_dir.path()).await?;
                 functions::register(&client, &name, image, function, output).await
             }
             Command::List(args) => functions::list(&client(&args.url)?, args.output).await,
             Command::Get(args) => {
                 functions::get(&client(&args.url)?, &args.name, args.output).await
             }
-            Command::Update(UpdateArgs { name, function, output, url }) => {
-                functions::update(&client(&url)?, &name, function, output).await
+            Command::Update(UpdateArgs { name, image, function, output, url }) => {
+                let client = client(&url)?;
+                let image = image.make(&data_dir.path()).await?;
+                functions::update(&client, &name, image, function, output).await
             }
             Command::Delete(args) => functions::delete(&client(&args.url)?, &args.names).await,
             Command::Invoke(args) => invoke::invoke(&client(&args.url)?, args).await,

@@ -48,7 +48,7 @@ pub(super) type Allowance = Rc<Gauge>;
 
 impl LayerFile {
     /// Hands the layer's tar to `read`, then reads what is behind it, and checks the hash of all.
-    pub fn read<T>(
+    pub(super) fn read<T>(
         &self,
         expected: &Digest,
         allowance: &Allowance,
