@@ -12,7 +12,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PACKAGES := gcc libc6-dev pkg-config runc nftables iproute2 erofs-utils e2fsprogs curl ca-certificates \
 	xz-utils debian-archive-keyring python3-pip
 # What the tests and the emulated machine need besides.
-TEST_PACKAGES := make procps mmdebstrap qemu-system-x86 openssh-client openssh-server bubblewrap cmake g++
+TEST_PACKAGES := make procps mmdebstrap qemu-system-x86 openssh-client openssh-server bubblewrap cmake g++ \
+	docker-registry skopeo umoci busybox-static
 NEXTEST_VERSION := 0.9.143
 
 .PHONY: build build-linux deps deps-test images run test soak bench lint deny fuzz deploy clean

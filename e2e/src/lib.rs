@@ -11,6 +11,7 @@ mod examples;
 mod go;
 mod http;
 mod lambda;
+pub mod own_image;
 
 pub use cli::{CliOutput, cli, cli_with_input, command, run};
 pub use examples::static_binary;

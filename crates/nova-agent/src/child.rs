@@ -3,8 +3,8 @@
 //! The child joins the function's cgroup first, while it may, then gives up every privilege. It gets
 //! descriptors 0, 1 and 2 and nothing else. What fails is named: the child reports an error number
 //! through the standard library's pipe, and a step number is packed on top of it.
+use crate::event::Event;
 use crate::reaper::{Exit, Reaper};
-use crate::{event::Event, rootfs};
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io;
@@ -38,12 +38,22 @@ pub struct Program<'a> {
     pub command: &'a [String],
     /// The whole environment.
     pub env: Vec<(&'a str, &'a str)>,
-    /// Where it starts: one of the two paths of the code.
-    pub directory: &'a CStr,
+    /// Where it starts: one of the two paths of the code, or what its image says.
+    pub directory: &'a str,
     /// The cgroup files to join, open for writing.
     pub procs_files: &'a [File],
-    /// Whether the child's stdin is a pipe (`persistent`) or empty.
-    pub stdin: bool,
+    /// What it reads.
+    pub stdin: Stdin,
+}
+
+/// The standard input of a function.
+pub enum Stdin {
+    /// Nothing.
+    Empty,
+    /// A pipe from the agent (`persistent`).
+    Pipe,
+    /// This file.
+    File(File),
 }
 
 impl Program<'_> {
@@ -55,19 +65,23 @@ impl Program<'_> {
         let name = self.command.first().map(String::as_str).unwrap_or_default();
         let path_variable =
             self.env.iter().find(|(key, _)| *key == "PATH").map(|(_, value)| *value);
-        let path = resolve(name, path_variable.unwrap_or_default())?;
+        let path = resolve(name, self.directory, path_variable.unwrap_or_default())?;
         let too_odd =
             |_| format!("cannot start `{name}`: a zero byte in its arguments or environment");
         let program = CString::new(path.as_os_str().as_bytes()).map_err(too_odd)?;
         let arguments = c_strings(self.command.iter().cloned()).map_err(too_odd)?;
         let environment = c_strings(self.env.iter().map(|(key, value)| format!("{key}={value}")))
             .map_err(too_odd)?;
-        let directory = self.directory.to_owned();
+        let directory = CString::new(self.directory).map_err(too_odd)?;
         let procs: Vec<i32> = self.procs_files.iter().map(AsRawFd::as_raw_fd).collect();
 
         let mut command = Command::new(&path);
         command
-            .stdin(if self.stdin { Stdio::piped() } else { Stdio::null() })
+            .stdin(match self.stdin {
+                Stdin::Empty => Stdio::null(),
+                Stdin::Pipe => Stdio::piped(),
+                Stdin::File(file) => file.into(),
+            })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let argv = pointers(&arguments);
@@ -152,13 +166,13 @@ fn check(step: i32, result: i64) -> io::Result<()> {
     Err(io::Error::from_raw_os_error((step + 1) * STEP + number))
 }
 
-/// Finds the program as a shell would: a name with a slash is a path, seen from `/code`.
-fn resolve(name: &str, path_variable: &str) -> Result<PathBuf, String> {
+/// Finds the program as a shell would: a name with a slash is a path, seen from where it starts.
+fn resolve(name: &str, directory: &str, path_variable: &str) -> Result<PathBuf, String> {
     if name.is_empty() {
         return Err("cannot start the function: its command is empty".into());
     }
     if name.contains('/') {
-        return Ok(Path::new(rootfs::CODE_DIR).join(name));
+        return Ok(Path::new(directory).join(name));
     }
     let directories = path_variable.split(':').filter(|directory| directory.starts_with('/'));
     directories

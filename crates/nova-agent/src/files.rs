@@ -8,7 +8,7 @@ use crate::console::say;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use nova_proto::SecretFile;
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -122,6 +122,14 @@ impl InputFile {
             .and_then(|mut opened| opened.write_all(input.as_bytes()));
         written.map_err(|error| format!("cannot write the input to {}: {error}", file.path))?;
         Ok(file)
+    }
+
+    /// Opens it to be read.
+    ///
+    /// # Errors
+    /// A message that names the file.
+    pub fn open(&self) -> Result<File, String> {
+        File::open(&self.path).map_err(|error| format!("cannot read {}: {error}", self.path))
     }
 
     /// Its path.

@@ -1,4 +1,5 @@
 //! The process of a function that stays (`persistent`, `lambda`): its pipes, cut into lines.
+use crate::child::Stdin;
 use crate::event::Event;
 use crate::line_protocol::ANSWER_MAX_BYTES;
 use crate::logs::{LINE_MAX_BYTES, LineCutter};
@@ -64,12 +65,14 @@ impl FunctionProcess {
         contract: Contract<'_>,
         event: Arc<Event>,
     ) -> Result<Self, String> {
-        let (command, env, has_stdin, stdout_line_max_bytes): (_, &[_], _, _) = match contract {
-            Contract::Lines => (&machine.function.command[..], &[], true, ANSWER_MAX_BYTES + 8),
-            Contract::Elsewhere { command, env } => (command, env, false, LINE_MAX_BYTES),
+        let (command, env, stdin, stdout_line_max_bytes): (_, &[_], _, _) = match contract {
+            Contract::Lines => {
+                (&machine.function.command[..], &[], Stdin::Pipe, ANSWER_MAX_BYTES + 8)
+            }
+            Contract::Elsewhere { command, env } => (command, env, Stdin::Empty, LINE_MAX_BYTES),
         };
         let oom_kills_before = machine.cgroup.oom_kills();
-        let (mut child, exit) = machine.start(command, env, has_stdin, event)?;
+        let (mut child, exit) = machine.start(command, env, stdin, event)?;
         let stdin = child.stdin.take();
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err("cannot talk to the function: a pipe is missing".into());

@@ -1,11 +1,11 @@
 //! The guest once it is set up: the function, its cgroup, and what its processes are started with.
 use crate::call::{Failure, failure};
 use crate::cgroup::FunctionCgroup;
-use crate::child::Program;
+use crate::child::{Program, Stdin};
 use crate::event::Event;
 use crate::files;
 use crate::reaper::{Exit, Reaper};
-use crate::rootfs::{CODE_DIR, CODE_PATH, TASK_PATH};
+use crate::rootfs::{CODE_DIR, TASK_DIR};
 use nova_proto::{FunctionErrorKind, FunctionSetup, Mode};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
@@ -40,7 +40,9 @@ impl Machine {
     pub fn slots(&self) -> u32 {
         match self.function.mode {
             Mode::Process => 1,
-            Mode::Persistent | Mode::Lambda => self.function.instance_concurrency.max(1),
+            Mode::Persistent | Mode::Lambda | Mode::Http => {
+                self.function.instance_concurrency.max(1)
+            }
         }
     }
 
@@ -53,7 +55,7 @@ impl Machine {
         &self,
         command: &[String],
         own: &[(&str, &str)],
-        stdin: bool,
+        stdin: Stdin,
         event: Arc<Event>,
     ) -> Result<(Child, Exit), String> {
         let memory_mb = self.function.memory_mb.to_string();
@@ -72,9 +74,10 @@ impl Machine {
         ]);
         env.extend_from_slice(own);
         let procs_files = self.cgroup.procs_files();
-        let directory = match self.function.mode {
-            Mode::Process | Mode::Persistent => CODE_PATH,
-            Mode::Lambda => TASK_PATH,
+        let directory = match (&self.function.own_image, self.function.mode) {
+            (Some(image), _) => &image.working_dir,
+            (None, Mode::Process | Mode::Persistent | Mode::Http) => CODE_DIR,
+            (None, Mode::Lambda) => TASK_DIR,
         };
         Program { command, env, directory, procs_files, stdin }.start(&self.reaper, event)
     }

@@ -8,7 +8,7 @@
 //!   listen ─▶ server ─▶ session (pure)           who speaks, what is allowed
 //!                │
 //!                ├─▶ set_up ─▶ rootfs, network, cgroup, files, identity
-//!                └─▶ process | persistent | lambda ─▶ child ─▶ reaper
+//!                └─▶ process | persistent | lambda | http ─▶ child ─▶ reaper
 //!                        │                             the function's processes
 //!                        └─▶ output, logs ─▶ outgoing ─▶ the host
 //! ```
@@ -26,6 +26,7 @@ mod console;
 mod event;
 mod files;
 mod function_process;
+mod http;
 mod identity;
 mod lambda;
 mod line_protocol;

@@ -3,6 +3,7 @@
 //! The call ends when its main process does. Then everything that it left behind is killed, and what
 //! the pipes still hold is read to its end: with every writer dead, there is one.
 use crate::call::{Call, Failure, failure};
+use crate::child::Stdin;
 use crate::event::Event;
 use crate::files::InputFile;
 use crate::logs::{LINE_MAX_BYTES, LineCutter, unix_ms};
@@ -65,8 +66,13 @@ fn attempt(
         vec![("NOVA_REQUEST_ID", request_id.as_str()), ("NOVA_DEADLINE_MS", deadline_ms.as_str())];
     env.extend(traceparent.as_deref().map(|value| ("TRACEPARENT", value)));
 
+    // Programs of people's own images may not know of the argument.
+    let stdin = match machine.function.own_image {
+        Some(_) => Stdin::File(input.open().map_err(not_started)?),
+        None => Stdin::Empty,
+    };
     let oom_kills_before = machine.cgroup.oom_kills();
-    let (child, exit) = machine.start(&command, &env, false, event.clone()).map_err(not_started)?;
+    let (child, exit) = machine.start(&command, &env, stdin, event.clone()).map_err(not_started)?;
     call.process_started();
     let mut running = Running::new(child, exit, event).map_err(|error| {
         machine.reaper.kill_all();

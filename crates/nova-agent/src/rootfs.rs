@@ -14,7 +14,6 @@
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nova_proto::FunctionSetup;
-use std::ffi::CStr;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -22,13 +21,9 @@ use std::time::{Duration, Instant};
 
 /// Where the function's code is, and its working directory.
 pub const CODE_DIR: &str = "/code";
-/// The same as a string for system calls.
-pub const CODE_PATH: &CStr = c"/code";
 
 /// The other path that the code is at, which AWS's runtimes know: the working directory in `lambda` mode.
 pub const TASK_DIR: &str = "/var/task";
-/// The same as a string for system calls.
-pub const TASK_PATH: &CStr = c"/var/task";
 
 /// How long a drive may take to show up after its driver was loaded.
 const DEVICE_PATIENCE: Duration = Duration::from_secs(2);
@@ -78,8 +73,11 @@ pub fn assemble(
     let layers = "lowerdir=/image,upperdir=/scratch/upper,workdir=/scratch/work";
     attach("overlay", "/root", "overlay", data, layers)?;
 
-    attach(code_device, "/root/code", "erofs", read_only, "")?;
-    attach("/root/code", &format!("/root{TASK_DIR}"), "", MsFlags::MS_BIND, "")?;
+    // Without code, what an image of somebody's own has there is its program.
+    if function.own_image.as_ref().is_none_or(|image| image.has_code) {
+        attach(code_device, "/root/code", "erofs", read_only, "")?;
+        attach("/root/code", &format!("/root{TASK_DIR}"), "", MsFlags::MS_BIND, "")?;
+    }
     if let Some(device) = layers_device {
         wait_for_device(device)?;
         attach(device, "/root/opt", "erofs", read_only, "")?;

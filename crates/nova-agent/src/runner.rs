@@ -2,6 +2,7 @@
 use crate::call::Call;
 use crate::console::say;
 use crate::event::Event;
+use crate::http::Http;
 use crate::lambda::Lambda;
 use crate::machine::Machine;
 use crate::persistent::Persistent;
@@ -18,6 +19,8 @@ pub enum Runner {
     Persistent(Persistent),
     /// The same, over the AWS Lambda Runtime API.
     Lambda(Lambda),
+    /// The same, as requests to a server.
+    Http(Http),
 }
 
 impl Runner {
@@ -32,6 +35,7 @@ impl Runner {
             Mode::Process => Self::Process(machine),
             Mode::Persistent => Self::Persistent(Persistent::start(machine).map_err(failed)?),
             Mode::Lambda => Self::Lambda(Lambda::start(machine).map_err(failed)?),
+            Mode::Http => Self::Http(Http::start(machine).map_err(failed)?),
         })
     }
 
@@ -44,6 +48,7 @@ impl Runner {
             Self::Process(_) => Ok(Arc::new(Event::new()?)),
             Self::Persistent(persistent) => Ok(persistent.event()),
             Self::Lambda(lambda) => Ok(lambda.event()),
+            Self::Http(http) => Ok(http.event()),
         }
     }
 
@@ -52,6 +57,7 @@ impl Runner {
         let machine = match self {
             Self::Persistent(persistent) => return persistent.run(call),
             Self::Lambda(lambda) => return lambda.run(call),
+            Self::Http(http) => return http.run(call),
             Self::Process(machine) => machine.clone(),
         };
         let run = move || {

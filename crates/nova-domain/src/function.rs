@@ -138,7 +138,7 @@ impl FunctionConfig {
     /// Says which field is out of bounds. Fields with a type of their own are valid already.
     pub fn validate(&self) -> Result<(), InvalidField> {
         match self.mode {
-            Mode::Process | Mode::Persistent => validate_handler_path(&self.handler)?,
+            Mode::Process | Mode::Persistent | Mode::Http => validate_handler_path(&self.handler)?,
             Mode::Lambda => validate_handler_name(&self.handler)?,
         }
         in_range("memory_mb", self.memory_mb, MEMORY_MB, " MiB")?;
@@ -157,7 +157,7 @@ impl FunctionConfig {
             return Err(InvalidField::new(
                 "instance_concurrency",
                 "mode process runs one call at a time in a VM",
-                "use mode persistent or lambda, or leave it at 1",
+                "use mode persistent, lambda or http, or leave it at 1",
             ));
         }
         in_range("limits.vcpus", self.limits.vcpus, VCPUS, "")?;
@@ -197,7 +197,7 @@ impl FunctionConfig {
 /// The handler of a function that names none.
 pub fn default_handler(mode: Mode) -> &'static str {
     match mode {
-        Mode::Process | Mode::Persistent => "handler",
+        Mode::Process | Mode::Persistent | Mode::Http => "handler",
         Mode::Lambda => "main.handler",
     }
 }

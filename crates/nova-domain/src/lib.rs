@@ -26,5 +26,5 @@ pub use layer::{LAYERS_MAX, Layer, LayerVersion, Layers};
 pub use name::{FunctionName, LayerName, RuntimeId, SecretName};
 pub use network::{EgressRule, NetworkPolicy};
 pub use nova_proto::{FunctionError, FunctionErrorKind, LogLine, LogStream, Mode};
-pub use runtime::RuntimeImage;
+pub use runtime::{OwnProgram, RuntimeImage};
 pub use validation::InvalidField;

@@ -24,4 +24,18 @@ pub struct RuntimeImage {
     pub env: BTreeMap<String, String>,
     /// The smallest `memory_mb` in which the language starts.
     pub memory_min_mb: u32,
+    /// Where the image is somebody's own and brings its program: functions on it need no code.
+    #[serde(default)]
+    pub own: Option<OwnProgram>,
+}
+
+/// How the program of somebody's own image is run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnProgram {
+    /// The mode of functions that name none: what was found in the image.
+    pub mode: Mode,
+    /// Where it starts; absolute.
+    pub working_dir: String,
+    /// What it was made of, with the digest: `registry.example.com/app@sha256:...`.
+    pub source: String,
 }

@@ -6,10 +6,10 @@
 use crate::SetupError;
 use crate::metrics::Series;
 use crate::pool::policy::Shape;
-use nova_domain::{EnvValue, Function, FunctionName, RuntimeImage, SecretName};
-use nova_proto::{FunctionSetup, SecretFile};
+use nova_domain::{CodeHash, EnvValue, Function, FunctionName, RuntimeImage, SecretName};
+use nova_proto::{FunctionSetup, OwnImage, SecretFile};
 use nova_store::SecretVault;
-use nova_vm::images::{RuntimeCatalog, layer_environment};
+use nova_vm::images::{RuntimeCatalog, code, layer_environment};
 use nova_vm::{VmDriver, VmId, VmSpec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -118,6 +118,10 @@ impl Plan {
                 memory_mb: config.memory_mb,
                 tmp_mb: config.limits.tmp_mb,
                 instance_concurrency: config.instance_concurrency,
+                own_image: self.image.own.as_ref().map(|own| OwnImage {
+                    working_dir: own.working_dir.clone(),
+                    has_code: self.function.code_hash != CodeHash::of(&code::empty()),
+                }),
             },
         })
     }

@@ -30,7 +30,8 @@ pub use message::{
     Reply,
 };
 pub use setup::{
-    CgroupSetup, FunctionSetup, Init, Mode, NetworkSetup, OomCounter, Ready, Rootfs, SecretFile,
+    CgroupSetup, FunctionSetup, Init, Mode, NetworkSetup, OomCounter, OwnImage, Ready, Rootfs,
+    SecretFile,
 };
 
 /// The version of this protocol. Both sides send theirs in `Init` and `Ready`; they must be equal.

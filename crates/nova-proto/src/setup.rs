@@ -14,6 +14,8 @@ pub enum Mode {
     Persistent,
     /// One process for many calls, which it fetches over the AWS Lambda Runtime API.
     Lambda,
+    /// One process for many calls: an HTTP server, to which each call is a request.
+    Http,
 }
 
 impl Mode {
@@ -23,6 +25,7 @@ impl Mode {
             Self::Process => "process",
             Self::Persistent => "persistent",
             Self::Lambda => "lambda",
+            Self::Http => "http",
         }
     }
 }
@@ -135,6 +138,18 @@ pub struct FunctionSetup {
     pub handler: String,
     /// Calls at once; 1 in `process` mode.
     pub instance_concurrency: u32,
+    /// Where the image brings the function's program; `None` where that is in the code, at `/code`.
+    pub own_image: Option<OwnImage>,
+}
+
+/// What the agent must know of an image that is a function by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnImage {
+    /// Where its program starts; absolute.
+    pub working_dir: String,
+    /// Whether the function has code besides, which is then mounted as for others.
+    pub has_code: bool,
 }
 
 impl std::fmt::Debug for FunctionSetup {
@@ -151,6 +166,7 @@ impl std::fmt::Debug for FunctionSetup {
             .field("tmp_mb", &self.tmp_mb)
             .field("handler", &self.handler)
             .field("instance_concurrency", &self.instance_concurrency)
+            .field("own_image", &self.own_image)
             .finish()
     }
 }

@@ -173,6 +173,7 @@ fn debug_text_names_secrets_and_does_not_show_them() {
         memory_mb: 128,
         tmp_mb: 0,
         instance_concurrency: 1,
+        own_image: None,
     };
     let text = format!("{function:?}");
     assert!(text.contains("API_KEY") && text.contains("token"), "{text}");

@@ -39,7 +39,7 @@ fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn any_mode() -> impl Strategy<Value = Mode> {
-    prop_oneof![Just(Mode::Process), Just(Mode::Persistent), Just(Mode::Lambda)]
+    prop_oneof![Just(Mode::Process), Just(Mode::Persistent), Just(Mode::Lambda), Just(Mode::Http)]
 }
 
 fn any_function() -> impl Strategy<Value = FunctionSetup> {
@@ -62,6 +62,7 @@ fn any_function() -> impl Strategy<Value = FunctionSetup> {
                 memory_mb: numbers.0,
                 tmp_mb: numbers.1,
                 instance_concurrency: numbers.2,
+                own_image: None,
             }
         })
 }

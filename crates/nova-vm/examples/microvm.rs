@@ -212,6 +212,7 @@ fn spec(
             memory_mb: 128,
             tmp_mb: 0,
             instance_concurrency: 1,
+            own_image: None,
         },
     })
 }

@@ -74,7 +74,7 @@ pub enum PackError {
 /// without an ending is a program, which that mode knows as `bootstrap`.
 pub fn program_path(mode: Mode, handler: &str, ending: Option<&str>) -> String {
     match (mode, ending) {
-        (Mode::Process | Mode::Persistent, _) => handler.to_owned(),
+        (Mode::Process | Mode::Persistent | Mode::Http, _) => handler.to_owned(),
         (Mode::Lambda, Some(ending)) => format!("{}.{ending}", handler_module(handler)),
         (Mode::Lambda, None) => "bootstrap".to_owned(),
     }

@@ -11,6 +11,7 @@ mod fairness;
 mod https;
 mod interrupted;
 mod network;
+mod own_image;
 mod secrets_at_rest;
 mod shutdown;
 

@@ -4,12 +4,14 @@
 //! Everything is bounded here, before it is kept. What a client could not have meant is malformed; after
 //! that, where its next request begins is not known, so the connection ends.
 mod head;
+mod reply;
 
 use super::trailer::Trailers;
 use head::{Framing, HEADERS_MAX, head_of, parse_head};
 pub use head::{Head, Response};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
+pub use reply::Reply;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;

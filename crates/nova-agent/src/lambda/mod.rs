@@ -14,7 +14,7 @@ mod board;
 mod delivery;
 mod environment;
 mod extensions;
-mod http;
+pub mod http;
 mod owner;
 mod program;
 mod routes;

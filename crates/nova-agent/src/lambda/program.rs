@@ -14,6 +14,10 @@ const WRAPPER: &str = "AWS_LAMBDA_EXEC_WRAPPER";
 pub fn command(function: &FunctionSetup) -> Vec<String> {
     let own = OWN_PROGRAMS.iter().find(|path| is_executable(Path::new(path)));
     let command = match own {
+        // On AWS, too, an image's entrypoint is what is started.
+        _ if function.own_image.as_ref().is_some_and(|image| !image.has_code) => {
+            function.command.clone()
+        }
         Some(path) => vec![(*path).to_owned()],
         None => function.command.clone(),
     };

@@ -26,6 +26,7 @@ fn init() -> Message {
             memory_mb: 128,
             tmp_mb: 0,
             instance_concurrency: 2,
+            own_image: None,
         },
     }))
 }

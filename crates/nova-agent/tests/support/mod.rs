@@ -324,6 +324,7 @@ pub fn process(command: &[&str]) -> FunctionSetup {
         memory_mb: 128,
         tmp_mb: 0,
         instance_concurrency: 1,
+        own_image: None,
     }
 }
 

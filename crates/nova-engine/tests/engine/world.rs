@@ -61,6 +61,7 @@ impl World {
             extension: None,
             env: BTreeMap::from([("LANG".into(), "C.UTF-8".into())]),
             memory_min_mb: 64,
+            own: None,
         };
         let mut config = EngineConfig::new("node-1".into(), 100_000, 16);
         change(&mut config);

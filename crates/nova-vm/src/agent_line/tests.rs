@@ -97,6 +97,7 @@ fn init() -> Init {
             memory_mb: 64,
             tmp_mb: 0,
             instance_concurrency: 1,
+            own_image: None,
         },
     }
 }

@@ -158,6 +158,7 @@ impl Boot<'_> {
         let directory = self.remains.directory();
         let vm = self.remains.cgroup().clone();
         let agent = self.host.agent.clone();
+        let has_code = self.spec.setup.own_image.as_ref().is_none_or(|image| image.has_code);
         let hostname = self.hostname();
         let memory_mb = self.spec.memory_mb;
         let limits = self.spec.limits;
@@ -171,7 +172,7 @@ impl Boot<'_> {
             let bundle = Bundle {
                 directory: &directory,
                 root: &parts.root,
-                code: &parts.code,
+                code: has_code.then_some(&parts.code),
                 layers: parts.layers.as_deref(),
                 agent: &agent,
                 hostname: &hostname,

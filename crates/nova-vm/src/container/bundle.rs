@@ -56,8 +56,8 @@ pub(super) struct Bundle<'a> {
     pub directory: &'a Path,
     /// The mounted runtime image.
     pub root: &'a Path,
-    /// The unpacked code.
-    pub code: &'a Path,
+    /// The unpacked code; `None` where the image brings the program, and has files of its own there.
+    pub code: Option<&'a Path>,
     /// The unpacked layers.
     pub layers: Option<&'a Path>,
     /// The agent's program.
@@ -210,8 +210,6 @@ impl Bundle<'_> {
             // The owner matters too: runtimes give a tmpfs the mode of the directory below it.
             tmpfs("/tmp", self.tmp_mb, &["nosuid", "nodev", "mode=1777", "uid=1000", "gid=1000"]),
             tmpfs("/run", RUN_MB, &["nosuid", "nodev", "mode=755"]),
-            bind(self.code, "/code", &["ro"]),
-            bind(self.code, "/var/task", &["ro"]),
             bind(&self.directory.join("hosts"), "/etc/hosts", &["ro", "noexec"]),
             bind(&self.directory.join("resolv.conf"), "/etc/resolv.conf", &["ro", "noexec"]),
             bind(&self.directory.join("nova"), NOVA, &["rw"]),
@@ -219,6 +217,9 @@ impl Bundle<'_> {
             bind(&self.function_cgroup.oom_counter, "/nova/oom", &["ro", "noexec"]),
         ];
         mounts.extend(self.layers.map(|layers| bind(layers, "/opt", &["ro"])));
+        for target in ["/code", "/var/task"] {
+            mounts.extend(self.code.map(|code| bind(code, target, &["ro"])));
+        }
         for (number, file) in self.function_cgroup.procs_files.iter().enumerate() {
             let target = format!("{NOVA}/{}", procs_name(number));
             mounts.push(bind(file, &target, &["rw", "noexec"]));
@@ -250,7 +251,7 @@ mod tests {
         Bundle {
             directory,
             root: Path::new("/run/image"),
-            code: Path::new("/data/code"),
+            code: Some(Path::new("/data/code")),
             layers: None,
             agent: Path::new("/data/agent"),
             hostname: "vm1",

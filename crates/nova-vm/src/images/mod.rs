@@ -12,6 +12,7 @@ mod files;
 mod host_tool;
 mod install;
 mod kernel;
+mod oci;
 mod progress;
 mod runtime;
 
@@ -19,8 +20,11 @@ pub use artifacts::{Artifacts, FirecrackerFiles, KernelFiles, MissingArtifact};
 pub use debian::DebianError;
 pub(crate) use files::write_program;
 pub use host_tool::ToolError;
-pub use install::{FirecrackerRecord, InstallError, Installer, KernelChoice, KernelRecord};
+pub use install::{
+    FirecrackerRecord, ImportOptions, InstallError, Installer, KernelChoice, KernelRecord,
+};
 pub use kernel::prepare_initramfs;
+pub use oci::{Credentials, ImageReference, OciError, Password, RegistryOptions};
 pub use progress::{Progress, Silent};
 pub use runtime::{
     Manifest, ManifestError, ModeRecipe, RuntimeCatalog, RuntimeRecord, SnapshotTemplate, Starter,

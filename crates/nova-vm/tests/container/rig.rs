@@ -138,6 +138,7 @@ impl Rig {
             extension: None,
             env: BTreeMap::new(),
             memory_min_mb: 0,
+            own: None,
         };
         std::fs::write(images.join("test.json"), serde_json::to_vec(&record).unwrap()).unwrap();
         let catalog = RuntimeCatalog::open(Artifacts::new(&data, None, None)).unwrap();
@@ -195,6 +196,7 @@ impl Rig {
                 memory_mb: 64,
                 tmp_mb: 8,
                 instance_concurrency: 1,
+                own_image: None,
             },
         }
     }

@@ -170,6 +170,7 @@ impl Bench {
                 memory_mb: 128,
                 tmp_mb: 0,
                 instance_concurrency: 1,
+                own_image: None,
             },
         }
     }

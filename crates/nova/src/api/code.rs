@@ -13,7 +13,7 @@ use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Json, Response};
 use nova_domain::{CodeHash, FunctionConfig, InvalidField};
-use nova_vm::images::code::{UPLOAD_MAX_BYTES, UploadKind, canonicalise};
+use nova_vm::images::code::{UPLOAD_MAX_BYTES, UploadKind, canonicalise, empty};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -91,18 +91,32 @@ pub async fn store_given(
     store(api, upload, config).await.map(Some)
 }
 
+/// Stores that a function has no code: its program is in its image.
+pub async fn store_none(api: &Api) -> Result<CodeHash, Problem> {
+    let stored = api.blobs.put(empty().into()).await;
+    stored.map_err(|error| Problem::internal("the code was not stored", &error))
+}
+
 /// Refuses a configuration whose handler is not in the code of that hash.
 pub async fn check_handler(
     api: &Api,
     config: &FunctionConfig,
     hash: &CodeHash,
 ) -> Result<(), Problem> {
+    if !names_handler(api, config) {
+        return Ok(());
+    }
     let broken = |error: &dyn std::fmt::Display| Problem::internal("the code was not read", error);
     let _turn = api.code_jobs.acquire().await.map_err(|error| broken(&error))?;
     let archive = api.blobs.get(hash).await.map_err(|error| broken(&error))?;
     let config = config.clone();
     let checked = tokio::task::spawn_blocking(move || handler::check(&config, &archive)).await;
     checked.map_err(|error| broken(&error))?.map_err(Problem::from)
+}
+
+/// Whether the handler is what is started: not where an image brings its own program.
+fn names_handler(api: &Api, config: &FunctionConfig) -> bool {
+    api.catalog.get(&config.runtime).is_none_or(|image| image.own.is_none())
 }
 
 impl From<HandlerError> for Problem {
@@ -120,6 +134,7 @@ async fn store(api: &Api, upload: Upload, config: &FunctionConfig) -> Result<Cod
     let _turn = api.code_jobs.acquire().await.map_err(|error| broken(&error))?;
     // Without its runtime the function is refused a little later.
     let ending = api.catalog.get(&config.runtime).and_then(|image| image.extension);
+    let checked = names_handler(api, config);
     let config = config.clone();
     let archive = tokio::task::spawn_blocking(move || -> Result<Vec<u8>, Problem> {
         let program = pack::program_path(config.mode, &config.handler, ending.as_deref());
@@ -128,7 +143,9 @@ async fn store(api: &Api, upload: Upload, config: &FunctionConfig) -> Result<Cod
             Upload::Inline(text) => canonicalise(&text, inline)?,
             Upload::Archive(bytes) => canonicalise(&bytes, UploadKind::Archive)?,
         };
-        handler::check(&config, &archive)?;
+        if checked {
+            handler::check(&config, &archive)?;
+        }
         Ok(archive)
     });
     let archive = archive.await.map_err(|error| broken(&error))??;

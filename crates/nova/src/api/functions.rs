@@ -55,6 +55,10 @@ async fn create_from(
     let runtime = body.runtime.as_deref();
     let runtime = runtime.ok_or_else(|| missing("runtime", "`nova runtime list` shows them"))?;
     let mut config = FunctionConfig::new(RuntimeId::parse(runtime)?);
+    // What was found in somebody's own image, where nothing else was said. A runtime that is not here is
+    // refused with whatever else is wrong.
+    let own = runtimes::find(api, &config.runtime).await.ok().and_then(|image| image.own);
+    body.mode = body.mode.or(own.as_ref().map(|own| own.mode));
     let (code, code_path) = (body.code.take(), body.code_path.take());
     let layers = given_layers(api, &mut body).await?;
     config.layers = layers.unwrap_or_default();
@@ -63,9 +67,14 @@ async fn create_from(
     if api.store.function(&name).await?.is_some() {
         return Err(exists(&name));
     }
-    let code_hash = code::store_given(api, code, code_path, &config).await?;
-    let hint = "give `code` as text, or as {\"archive\": base64}";
-    let code_hash = code_hash.ok_or_else(|| missing("code", hint))?;
+    let code_hash = match code::store_given(api, code, code_path, &config).await? {
+        Some(hash) => hash,
+        None if own.is_some() => code::store_none(api).await?,
+        None => {
+            let hint = "give `code` as text, or as {\"archive\": base64}";
+            return Err(missing("code", hint).into());
+        }
+    };
     let now = Utc::now();
     let function = Function {
         id: Uuid::now_v7(),
@@ -215,7 +224,8 @@ pub async fn change(
         }
         check_references(api, name, &after.config).await?;
         let starts = |function: &Function| {
-            (function.config.mode, function.config.handler.clone(), function.code_hash.clone())
+            let FunctionConfig { runtime, mode, handler, .. } = &function.config;
+            (runtime.clone(), *mode, handler.clone(), function.code_hash.clone())
         };
         if starts(&after) != starts(&before) {
             code::check_handler(api, &after.config, &after.code_hash).await?;

@@ -39,9 +39,13 @@ pub struct RuntimeView {
     digest: Option<String>,
     size: Option<u64>,
     modes: Vec<Mode>,
+    /// The mode of functions that name none.
+    mode: Mode,
     memory_min_mb: u32,
     aliases: Vec<RuntimeId>,
     description: Option<String>,
+    /// What somebody's own image was made of; functions on it need no code.
+    image: Option<String>,
 }
 
 /// `GET /runtimes`: those that are installed, and those that `nova runtime add` can install.
@@ -62,9 +66,11 @@ pub async fn list(State(api): State<Arc<Api>>) -> Result<Json<Paged<RuntimeView>
                 digest: Some(image.digest.clone()),
                 size: Some(image.size),
                 modes: image.commands.keys().copied().collect(),
+                mode: image.own.as_ref().map_or(Mode::Process, |own| own.mode),
                 memory_min_mb: image.memory_min_mb,
                 aliases: record.map(|record| record.aliases).unwrap_or_default(),
                 description: manifest.map(|manifest| manifest.description.clone()),
+                image: image.own.as_ref().map(|own| own.source.clone()),
             }
         })
         .collect();
@@ -76,24 +82,30 @@ pub async fn list(State(api): State<Arc<Api>>) -> Result<Json<Paged<RuntimeView>
         digest: None,
         size: None,
         modes: manifest.modes.keys().copied().collect(),
+        mode: Mode::Process,
         memory_min_mb: manifest.memory_min_mb,
         aliases: manifest.aliases,
         description: Some(manifest.description),
+        image: None,
     }));
     Ok(Json(Paged::whole(items)))
 }
 
 /// Refuses a configuration whose runtime is not here, does not know the mode, or needs more memory.
 pub async fn check(api: &Api, config: &FunctionConfig) -> Result<(), Problem> {
-    let found = match api.catalog.get(&config.runtime) {
+    fits(&find(api, &config.runtime).await?, config).map_err(Problem::from)
+}
+
+/// The image of a runtime, also of one that was installed a moment ago.
+pub async fn find(api: &Api, id: &RuntimeId) -> Result<RuntimeImage, Problem> {
+    let found = match api.catalog.get(id) {
         Some(image) => Some(image),
         None => {
             reload(api).await?;
-            api.catalog.get(&config.runtime)
+            api.catalog.get(id)
         }
     };
-    let image = found.ok_or_else(|| not_installed(&api.catalog.list(), &config.runtime))?;
-    fits(&image, config).map_err(Problem::from)
+    found.ok_or_else(|| not_installed(&api.catalog.list(), id))
 }
 
 fn fits(image: &RuntimeImage, config: &FunctionConfig) -> Result<(), InvalidField> {

@@ -20,7 +20,8 @@ pub struct FunctionArgs {
     /// [default: main.handler]. A single file of code is stored under its name
     #[arg(short = 'H', long, value_name = "PATH")]
     handler: Option<String>,
-    /// How it is run: a process per call, one that stays, or one that speaks the AWS Lambda Runtime API
+    /// How it is run: a process per call, one that stays, one that speaks the AWS Lambda Runtime API, or
+    /// an HTTP server (of an image of your own)
     #[arg(long)]
     mode: Option<ModeArg>,
     /// Memory limit, MiB [default: 128]
@@ -35,7 +36,7 @@ pub struct FunctionArgs {
     /// Most VMs at once; 0 means no limit of its own
     #[arg(long, value_name = "N")]
     max_replicas: Option<u32>,
-    /// Calls at once in one VM, with mode persistent or lambda
+    /// Calls at once in one VM, with mode persistent, lambda or http
     #[arg(long, value_name = "N")]
     instance_concurrency: Option<u32>,
     /// Virtual CPUs
@@ -109,12 +110,13 @@ impl From<LocalArgs> for FunctionArgs {
     }
 }
 
-/// A mode, as a flag.
+/// How a function is run, as a word.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum ModeArg {
     Process,
     Persistent,
     Lambda,
+    Http,
 }
 
 impl From<ModeArg> for Mode {
@@ -123,6 +125,7 @@ impl From<ModeArg> for Mode {
             ModeArg::Process => Self::Process,
             ModeArg::Persistent => Self::Persistent,
             ModeArg::Lambda => Self::Lambda,
+            ModeArg::Http => Self::Http,
         }
     }
 }
@@ -154,9 +157,9 @@ impl FunctionArgs {
         Self { code: Some(path.to_owned()), ..self }
     }
 
-    /// Whether a runtime was given.
-    pub fn has_runtime(&self) -> bool {
-        self.runtime.is_some()
+    /// The runtime, where one was given.
+    pub fn runtime(&self) -> Option<&str> {
+        self.runtime.as_deref()
     }
 
     /// The fields that were given; a single file of code is stored where `mode` and `handler` say.

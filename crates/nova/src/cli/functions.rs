@@ -3,7 +3,7 @@ use super::client::{Client, ClientError};
 use super::function_args::FunctionArgs;
 use super::output::{self, Column, OutputArgs, cell, column, time, wide};
 use anyhow::bail;
-use nova_domain::{Mode, default_handler};
+use nova_domain::{Mode, RuntimeImage, default_handler};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 use std::process::ExitCode;
@@ -35,32 +35,49 @@ fn maximum(replicas: &Value) -> String {
     if replicas == &json!(0) { String::new() } else { cell(replicas) }
 }
 
-/// `nova register`
+/// `nova register`; `image` is the runtime that was just made of an image.
 pub async fn register(
     client: &Client,
     name: &str,
+    image: Option<RuntimeImage>,
     args: FunctionArgs,
     output: OutputArgs,
 ) -> anyhow::Result<ExitCode> {
-    if args.code().is_none() {
-        bail!("code is needed: --code PATH, a file, a directory or an archive");
+    match (&image, args.runtime(), args.code()) {
+        (Some(_), _, _) | (None, Some(_), Some(_)) => {}
+        (None, None, _) => bail!(
+            "a runtime is needed: --runtime RUNTIME; `nova runtime list` shows them; or an image of \
+             your own: --image IMAGE"
+        ),
+        (None, Some(runtime), None) if brings_program(client, runtime).await? => {}
+        (None, Some(_), None) => {
+            bail!("code is needed: --code PATH, a file, a directory or an archive")
+        }
     }
-    let body = new_body(name, args)?;
+    let found = image.as_ref().and_then(|image| image.own.as_ref()).map(|own| own.mode);
+    let mut body = new_body(name, found.unwrap_or(Mode::Process), args)?;
+    if let Some(image) = image {
+        body.insert("runtime".into(), json!(image.id));
+    }
     let created = client.send_json(Method::POST, &["functions"], &Value::Object(body)).await?;
     output::print_one(&created, COLUMNS, output.format)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The body that creates a function.
-pub fn new_body(name: &str, args: FunctionArgs) -> anyhow::Result<Map<String, Value>> {
-    if !args.has_runtime() {
-        bail!("a runtime is needed: --runtime RUNTIME; `nova runtime list` shows them");
-    }
-    let mode = args.mode().unwrap_or(Mode::Process);
+/// The body that creates a function, which is of this mode unless another one is given.
+pub fn new_body(name: &str, mode: Mode, args: FunctionArgs) -> anyhow::Result<Map<String, Value>> {
+    let mode = args.mode().unwrap_or(mode);
     let handler = args.handler().unwrap_or(default_handler(mode)).to_owned();
     let mut body = args.body(mode, &handler)?;
     body.insert("name".into(), json!(name));
     Ok(body)
+}
+
+/// Whether a runtime is somebody's own image, on which functions need no code.
+async fn brings_program(client: &Client, runtime: &str) -> anyhow::Result<bool> {
+    let runtimes = client.get(&["runtimes"], &[]).await?;
+    let all = runtimes["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    Ok(all.iter().any(|one| one["id"] == runtime && !one["image"].is_null()))
 }
 
 /// `nova list`
@@ -77,10 +94,11 @@ pub async fn get(client: &Client, name: &str, output: OutputArgs) -> anyhow::Res
     Ok(ExitCode::SUCCESS)
 }
 
-/// `nova update`
+/// `nova update`; `image` is the runtime that was just made of an image.
 pub async fn update(
     client: &Client,
     name: &str,
+    image: Option<RuntimeImage>,
     args: FunctionArgs,
     output: OutputArgs,
 ) -> anyhow::Result<ExitCode> {
@@ -89,7 +107,10 @@ pub async fn update(
         // Only code is stored somewhere.
         None => (Mode::Process, String::new()),
     };
-    let body = args.body(mode, &handler)?;
+    let mut body = args.body(mode, &handler)?;
+    if let Some(image) = image {
+        body.insert("runtime".into(), json!(image.id));
+    }
     if body.is_empty() {
         bail!("nothing to change; `nova update --help` shows what can be changed");
     }

@@ -57,13 +57,13 @@ async fn body(path: &Path, given: FunctionArgs) -> anyhow::Result<Map<String, Va
         // Without code nothing is stored at a path.
         return Project::read(path)?.body(given.body(Mode::Process, "")?).await;
     }
-    if !given.has_runtime() {
+    if given.runtime().is_none() {
         let path = path.display();
         bail!(
             "{path} has no {PROJECT_FILE} that says its runtime; give one with --runtime RUNTIME"
         );
     }
-    functions::new_body(NAME, given.with_code(path))
+    functions::new_body(NAME, Mode::Process, given.with_code(path))
 }
 
 /// A daemon that shares nothing but the images with the one of `data_dir`.

@@ -1,5 +1,5 @@
 //! The command line: flags and what they mean. Each command lives in a module of its own; all but
-//! `daemon`, `runtime add`, `runtime remove`, `setup`, `doctor`, `init` and `invoke --local` are clients of the daemon.
+//! `daemon`, `runtime add`, `import` and `remove`, `setup`, `doctor`, `init` and `invoke --local` are clients of the daemon.
 //!
 //! Data goes to stdout, everything else to stderr; an error says what to try next. Exit status: 0
 //! success, 1 a function failed or a request was refused, 2 the command line makes no sense.
@@ -8,6 +8,7 @@ mod connection;
 mod doctor;
 mod function_args;
 mod functions;
+mod import;
 mod installation;
 mod invoke;
 mod layers;
@@ -27,6 +28,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use connection::{DataDirArgs, UrlArgs};
 use function_args::FunctionArgs;
+use import::{FunctionImageArgs, ImportArgs};
 use output::OutputArgs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -124,6 +126,8 @@ struct RegisterArgs {
     /// Name of the function
     name: String,
     #[command(flatten)]
+    image: FunctionImageArgs,
+    #[command(flatten)]
     function: FunctionArgs,
     #[command(flatten)]
     output: OutputArgs,
@@ -135,6 +139,8 @@ struct RegisterArgs {
 struct UpdateArgs {
     /// Name of the function
     name: String,
+    #[command(flatten)]
+    image: FunctionImageArgs,
     #[command(flatten)]
     function: FunctionArgs,
     #[command(flatten)]
@@ -180,6 +186,8 @@ enum RuntimeCommand {
         #[arg(required = true, value_name = "RUNTIME")]
         ids: Vec<String>,
     },
+    /// Make a runtime of somebody's own container image, for linux/amd64
+    Import(ImportArgs),
     /// Remove runtime images from the data directory
     Remove {
         /// Runtimes, for example python
@@ -234,15 +242,19 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         match command {
             Command::Daemon(args) => daemon::main(args, data_dir.given()).await,
-            Command::Register(RegisterArgs { name, function, output, url }) => {
-                functions::register(&client(&url)?, &name, function, output).await
+            Command::Register(RegisterArgs { name, image, function, output, url }) => {
+                let client = client(&url)?;
+                let image = image.make(&data_dir.path()).await?;
+                functions::register(&client, &name, image, function, output).await
             }
             Command::List(args) => functions::list(&client(&args.url)?, args.output).await,
             Command::Get(args) => {
                 functions::get(&client(&args.url)?, &args.name, args.output).await
             }
-            Command::Update(UpdateArgs { name, function, output, url }) => {
-                functions::update(&client(&url)?, &name, function, output).await
+            Command::Update(UpdateArgs { name, image, function, output, url }) => {
+                let client = client(&url)?;
+                let image = image.make(&data_dir.path()).await?;
+                functions::update(&client, &name, image, function, output).await
             }
             Command::Delete(args) => functions::delete(&client(&args.url)?, &args.names).await,
             Command::Invoke(args) => invoke::invoke(args, &data_dir).await,
@@ -254,6 +266,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             }
             Command::Runtime(RuntimeCommand::Add { ids }) => {
                 installation::add_runtimes(&data_dir.path(), &ids).await
+            }
+            Command::Runtime(RuntimeCommand::Import(args)) => {
+                import::import(&data_dir.path(), args).await
             }
             Command::Runtime(RuntimeCommand::Remove { ids }) => {
                 installation::remove_runtimes(&data_dir.path(), &ids).await

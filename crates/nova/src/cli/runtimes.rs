@@ -16,7 +16,9 @@ const COLUMNS: &[Column] = &[
     wide("MEMORY MIN", |r| format!("{} MiB", cell(&r["memory_min_mb"]))),
     wide("ALIASES", |r| cell(&r["aliases"])),
     wide("DIGEST", |r| cell(&r["digest"]).chars().take(12).collect()),
-    wide("DESCRIPTION", |r| cell(&r["description"])),
+    wide("DESCRIPTION", |r| {
+        cell(if r["image"].is_null() { &r["description"] } else { &r["image"] })
+    }),
 ];
 
 /// `nova runtime list`

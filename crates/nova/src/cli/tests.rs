@@ -25,7 +25,7 @@ fn the_definition_is_consistent() {
 #[test]
 fn help_shows_no_option_that_means_nothing() {
     let help = |line: &str| parse(&format!("{line} --help")).unwrap_err().to_string();
-    for line in ["daemon", "doctor", "setup", "runtime add", "runtime remove"] {
+    for line in ["daemon", "doctor", "setup", "runtime add", "runtime import", "runtime remove"] {
         assert!(!help(line).contains("--url"), "{line}");
         assert!(help(line).contains("--data-dir"), "{line}");
     }

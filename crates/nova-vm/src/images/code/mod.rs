@@ -64,6 +64,9 @@ pub fn canonicalise(upload: &[u8], kind: UploadKind<'_>) -> Result<Vec<u8>, Code
             None => return Err(CodeError::not_an_archive()),
         },
     };
+    if !tree.has_files() {
+        return Err(CodeError::broken(None, "the archive has no files"));
+    }
     tree.validate()?;
     tree.into_tar()
 }
@@ -77,6 +80,13 @@ pub fn merge(archives: &[Bytes]) -> Result<Vec<u8>, CodeError> {
     }
     tree.validate()?;
     tree.into_tar()
+}
+
+/// The canonical archive of no code at all: that of functions whose program is in their image.
+pub fn empty() -> Vec<u8> {
+    /// Two blocks of zeros end a tar.
+    const END_BYTES: usize = 2 * 512;
+    vec![0; END_BYTES]
 }
 
 /// Reads a canonical archive back, trusting nothing about it.

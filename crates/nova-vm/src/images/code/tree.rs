@@ -134,11 +134,13 @@ impl Tree {
         }
     }
 
+    /// Whether there is anything to run.
+    pub(super) fn has_files(&self) -> bool {
+        self.nodes.values().any(|node| matches!(node, Node::File { .. }))
+    }
+
     /// The rules that only the whole tree can break.
     pub(super) fn validate(&self) -> Result<(), CodeError> {
-        if !self.nodes.values().any(|node| matches!(node, Node::File { .. })) {
-            return Err(CodeError::broken(None, "the archive has no files"));
-        }
         for (path, node) in &self.nodes {
             if let Node::Link { .. } = node {
                 self.follow(path)?;

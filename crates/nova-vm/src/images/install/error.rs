@@ -1,6 +1,7 @@
 //! Why an artefact could not be installed. Nothing of it was left behind.
 use crate::images::debian::DebianError;
 use crate::images::host_tool::ToolError;
+use crate::images::oci::OciError;
 use crate::images::runtime::ManifestError;
 use std::io;
 use std::path::Path;
@@ -22,6 +23,9 @@ pub enum InstallError {
     /// A manifest of this build is faulty.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// Somebody's own image could not be taken.
+    #[error(transparent)]
+    Oci(#[from] OciError),
     /// Packages could not be had.
     #[error(transparent)]
     Debian(#[from] DebianError),

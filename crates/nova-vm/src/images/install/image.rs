@@ -59,7 +59,27 @@ impl Installer {
         progress.step("writing the image");
         let image = workshop.path().join("image");
         erofs::write(tree.root(), &image, Compression::Lz4hc).await?;
-        let record = self.publish(&manifest, version, recipe, &packages, &image).await?;
+        let record = |digest, size| RuntimeRecord {
+            image: RuntimeImage {
+                id: manifest.id.clone(),
+                version,
+                digest,
+                size,
+                commands: manifest
+                    .modes
+                    .iter()
+                    .map(|(mode, recipe)| (*mode, recipe.command.clone()))
+                    .collect(),
+                extension: manifest.extension.clone(),
+                env: manifest.env.clone(),
+                memory_min_mb: manifest.memory_min_mb,
+                own: None,
+            },
+            aliases: manifest.aliases.clone(),
+            recipe,
+            packages: contents(&packages, &manifest.image),
+        };
+        let record = self.publish(&image, record).await?;
         // A tree of ten thousand files takes a moment to remove: not on this thread.
         tokio::task::spawn_blocking(move || drop(workshop)).await.map_err(InstallError::task)?;
         drop(lock);
@@ -93,14 +113,12 @@ impl Installer {
         std::fs::remove_file(&image).map_err(InstallError::file(&image))
     }
 
-    /// Gives the image its name and writes its record. The record is last: what it names is there.
-    async fn publish(
+    /// Gives the image its name and writes its record, made of digest and size. The record is last: what it
+    /// names is there.
+    pub(super) async fn publish(
         &self,
-        manifest: &Manifest,
-        version: String,
-        recipe: String,
-        packages: &[Package],
         image: &Path,
+        record: impl FnOnce(String, u64) -> RuntimeRecord,
     ) -> Result<RuntimeRecord, InstallError> {
         let unnamed = image.to_owned();
         let digest = tokio::task::spawn_blocking(move || {
@@ -117,27 +135,9 @@ impl Installer {
         let size = image.metadata().map_err(InstallError::file(image))?.len();
         let named = self.image_path(&digest);
         std::fs::rename(image, &named).map_err(InstallError::file(&named))?;
-        let previous = read_record(&self.record_path(&manifest.id)).ok();
-        let record = RuntimeRecord {
-            image: RuntimeImage {
-                id: manifest.id.clone(),
-                version,
-                digest,
-                size,
-                commands: manifest
-                    .modes
-                    .iter()
-                    .map(|(mode, recipe)| (*mode, recipe.command.clone()))
-                    .collect(),
-                extension: manifest.extension.clone(),
-                env: manifest.env.clone(),
-                memory_min_mb: manifest.memory_min_mb,
-            },
-            aliases: manifest.aliases.clone(),
-            recipe,
-            packages: contents(packages, &manifest.image),
-        };
-        let path = self.record_path(&manifest.id);
+        let record = record(digest, size);
+        let path = self.record_path(&record.image.id);
+        let previous = read_record(&path).ok();
         let text = serde_json::to_vec_pretty(&record)
             .map_err(|error| InstallError::Unexpected(format!("{}: {error}", path.display())))?;
         write_atomically(&path, &text, 0o644).map_err(InstallError::file(&path))?;
@@ -152,7 +152,7 @@ impl Installer {
         read_record(&self.record_path(id)).ok().filter(|record| record.recipe == recipe)
     }
 
-    fn record_path(&self, id: &RuntimeId) -> PathBuf {
+    pub(super) fn record_path(&self, id: &RuntimeId) -> PathBuf {
         self.artifacts.join("images").join(format!("{id}.json"))
     }
 

@@ -12,6 +12,7 @@ mod error;
 mod firecracker;
 mod firecracker_sources;
 mod image;
+mod import;
 mod java_keystore;
 mod kernel;
 mod lock;
@@ -21,6 +22,7 @@ mod tree;
 
 pub use error::InstallError;
 pub use firecracker::FirecrackerRecord;
+pub use import::ImportOptions;
 pub use kernel::{KernelChoice, KernelRecord};
 
 use super::artifacts::Artifacts;

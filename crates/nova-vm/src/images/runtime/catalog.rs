@@ -127,8 +127,9 @@ pub(crate) fn read_record(path: &Path) -> io::Result<RuntimeRecord> {
     if size != record.image.size {
         return Err(damaged(format!(
             "its image is missing or cut short ({size} of {} bytes); \
-             `nova runtime add {}` makes it again",
-            record.image.size, record.image.id
+             `nova runtime {}` makes it again",
+            record.image.size,
+            record.remedy()
         )));
     }
     Ok(record)

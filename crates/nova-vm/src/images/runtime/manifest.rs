@@ -158,6 +158,9 @@ fn check_command(mode: Mode, command: &[String]) -> Result<(), String> {
         (Mode::Lambda, true) => {
             Err(format!("{field} uses {INPUT}, but the input comes over the Runtime API"))
         }
+        (Mode::Http, true) => {
+            Err(format!("{field} uses {INPUT}, but the input comes in a request"))
+        }
         _ => Ok(()),
     }
 }

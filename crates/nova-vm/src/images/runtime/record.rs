@@ -20,6 +20,14 @@ pub struct RuntimeRecord {
 }
 
 impl RuntimeRecord {
+    /// The end of the command that makes the image again.
+    pub(crate) fn remedy(&self) -> String {
+        match &self.image.own {
+            None => format!("add {}", self.image.id),
+            Some(own) => format!("import {} --id {}", own.source, self.image.id),
+        }
+    }
+
     /// Whether the digest can be a file's name, so that a damaged record leads nowhere else.
     pub(crate) fn has_plain_digest(&self) -> bool {
         self.image.digest.len() == 64 && self.image.digest.bytes().all(|b| b.is_ascii_hexdigit())

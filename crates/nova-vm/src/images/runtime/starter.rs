@@ -91,7 +91,9 @@ impl Starter {
             None => stem.to_owned(),
         };
         let (file, handler) = match (mode, &manifest.extension) {
-            (Mode::Process | Mode::Persistent, _) => (ended("handler"), ended("handler")),
+            (Mode::Process | Mode::Persistent | Mode::Http, _) => {
+                (ended("handler"), ended("handler"))
+            }
             (Mode::Lambda, Some(_)) => (ended("main"), default_handler(mode).to_owned()),
             (Mode::Lambda, None) => ("bootstrap".to_owned(), default_handler(mode).to_owned()),
         };

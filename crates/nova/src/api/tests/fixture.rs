@@ -216,6 +216,7 @@ fn python() -> RuntimeImage {
         extension: Some("py".into()),
         env: BTreeMap::new(),
         memory_min_mb: 96,
+        own: None,
     }
 }
 

@@ -111,6 +111,7 @@ fn readme(name: &FunctionName, runtime: &RuntimeId, starter: &Starter) -> String
         Mode::Process => "a process for each call",
         Mode::Persistent => "one process for many calls",
         Mode::Lambda => "a handler as on AWS Lambda",
+        Mode::Http => "an HTTP server",
     };
     format!(
         "# {name}\n\nA function for Nova: runtime `{runtime}`, {what}. The program is in {}.\n\n\
