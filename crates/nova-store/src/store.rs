@@ -138,7 +138,7 @@ pub trait Store: Send + Sync + 'static {
     /// Removes a function; [`StoreError::NotFound`] where there is none. Records stay.
     async fn delete_function(&self, name: &FunctionName) -> Result<(), StoreError>;
 
-    /// Code that any function refers to.
+    /// Code that any function refers to, the source of its last build included.
     async fn code_in_use(&self) -> Result<Vec<CodeHash>, StoreError>;
 
     /// Adds records of calls and their log lines. What is there already (same request id, attempt

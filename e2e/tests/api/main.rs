@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bootstraps;
+mod builds;
 mod capacity;
 mod command_line;
 mod failures;

@@ -5,6 +5,7 @@
 
 mod backend_choice;
 mod broken_parts;
+mod builds;
 mod crash;
 mod fairness;
 mod network;

@@ -2,11 +2,13 @@
 use super::entity::function::{Column, Entity};
 use super::{convert, exists_or_unavailable, unavailable};
 use crate::store::{Page, PageRequest, StoreError};
-use nova_domain::{CodeHash, Function, FunctionName};
+use nova_domain::{CodeHash, Function, FunctionName, InvalidField};
+use sea_orm::prelude::Json;
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, DatabaseConnection, EntityTrait, IntoActiveModel, QueryFilter,
     QueryOrder, QuerySelect,
 };
+use std::collections::BTreeSet;
 
 pub(super) async fn create(db: &DatabaseConnection, function: &Function) -> Result<(), StoreError> {
     let row = convert::function_row(function)?.into_active_model();
@@ -67,23 +69,26 @@ pub(super) async fn delete(db: &DatabaseConnection, name: &FunctionName) -> Resu
 }
 
 pub(super) async fn code_in_use(db: &DatabaseConnection) -> Result<Vec<CodeHash>, StoreError> {
-    let hashes: Vec<String> = Entity::find()
+    let rows: Vec<(String, Option<Json>)> = Entity::find()
         .select_only()
         .column(Column::CodeHash)
-        .distinct()
+        .column(Column::Build)
         .into_tuple()
         .all(db)
         .await
         .map_err(unavailable)?;
-    hashes
-        .into_iter()
-        .map(|hash| {
-            CodeHash::try_from(hash).map_err(|error| StoreError::Corrupt {
+    let mut hashes = BTreeSet::new();
+    for (code_hash, build) in rows {
+        let source = build.and_then(|build| build["source"].as_str().map(str::to_owned));
+        for hash in std::iter::once(code_hash).chain(source) {
+            let corrupt = |error: InvalidField| StoreError::Corrupt {
                 what: "a code hash".into(),
                 problem: error.to_string(),
-            })
-        })
-        .collect()
+            };
+            hashes.insert(CodeHash::try_from(hash).map_err(corrupt)?);
+        }
+    }
+    Ok(hashes.into_iter().collect())
 }
 
 fn what(name: &FunctionName) -> String {

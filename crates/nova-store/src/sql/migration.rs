@@ -9,7 +9,7 @@ pub(super) struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(M0001Initial)]
+        vec![Box::new(M0001Initial), Box::new(M0002Builds)]
     }
 }
 
@@ -18,6 +18,15 @@ struct M0001Initial;
 impl MigrationName for M0001Initial {
     fn name(&self) -> &str {
         "0001_initial"
+    }
+}
+
+/// The last build of a function.
+struct M0002Builds;
+
+impl MigrationName for M0002Builds {
+    fn name(&self) -> &str {
+        "0002_builds"
     }
 }
 
@@ -30,6 +39,7 @@ enum Function {
     Version,
     CodeHash,
     Config,
+    Build,
     CreatedAt,
     UpdatedAt,
 }
@@ -210,5 +220,14 @@ impl MigrationTrait for M0001Initial {
                     .take(),
             )
             .await
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for M0002Builds {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let mut build = ColumnDef::new(Function::Build);
+        build.json_binary();
+        manager.alter_table(Table::alter().table(Function::Table).add_column(build).take()).await
     }
 }

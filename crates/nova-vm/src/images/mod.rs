@@ -23,6 +23,7 @@ pub use install::{FirecrackerRecord, InstallError, Installer, KernelChoice, Kern
 pub use kernel::prepare_initramfs;
 pub use progress::{Progress, Silent};
 pub use runtime::{
-    Manifest, ManifestError, ModeRecipe, RuntimeCatalog, RuntimeRecord, SnapshotTemplate,
-    Toolchain, shipped_manifests,
+    BuildRecipe, BuilderRecord, CompileRecipe, DependencyRecipe, Manifest, ManifestError,
+    ModeRecipe, PrecompileRecipe, RuntimeCatalog, RuntimeRecord, SnapshotTemplate, SourceNames,
+    Toolchain, shipped_manifests, shipped_toolchains,
 };

@@ -167,6 +167,7 @@ impl Bench {
                 secrets: vec![],
                 memory_mb: 128,
                 tmp_mb: 0,
+                out_mb: 0,
                 instance_concurrency: 1,
             },
         }

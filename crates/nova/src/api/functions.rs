@@ -5,7 +5,8 @@
 //! names is removed at the next start.
 use super::auth::Caller;
 use super::body::{self, Limit};
-use super::code;
+use super::builds;
+use super::code::{self, StoredCode};
 use super::function_body::{FunctionBody, FunctionView};
 use super::path::{FunctionPath, PageQuery, Paged, query};
 use super::problem::{ErrorCode, Problem};
@@ -16,7 +17,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use chrono::Utc;
 use nova_domain::{
-    EnvValue, Function, FunctionConfig, FunctionName, InvalidField, RuntimeId, SecretName,
+    Build, BuildStatus, EnvValue, Function, FunctionConfig, FunctionName, InvalidField, RuntimeId,
+    SecretName,
 };
 use nova_store::{Page, PageRequest, StoreError, VaultError};
 use nova_vm::images::code::UPLOAD_MAX_BYTES;
@@ -61,15 +63,21 @@ async fn create_from(
     if api.store.function(&name).await?.is_some() {
         return Err(exists(&name));
     }
-    let code_hash = code::store_given(api, code, code_path, &config).await?;
+    let stored = code::store_given(api, code, code_path, &config).await?;
     let hint = "give `code` as text, or as {\"archive\": base64}";
-    let code_hash = code_hash.ok_or_else(|| missing("code", hint))?;
+    let (code_hash, build) = match stored.ok_or_else(|| missing("code", hint))? {
+        StoredCode::Program(hash) => (hash, None),
+        StoredCode::ToBuild(kind, hash) => {
+            (hash.clone(), Some(Build::pending(kind, hash, config.clone())))
+        }
+    };
     let now = Utc::now();
     let function = Function {
         id: Uuid::now_v7(),
         name,
         config,
         code_hash,
+        build,
         revision: 1,
         version: 1,
         created_at: now,
@@ -80,6 +88,7 @@ async fn create_from(
         other => other?,
     }
     api.executor.functions_changed(&function.name).await;
+    api.builds.submit(function.clone());
     let location = HeaderValue::from_str(&format!("/functions/{}", function.name));
     let mut response = (StatusCode::CREATED, Json(FunctionView::from(function))).into_response();
     if let Ok(location) = location {
@@ -160,16 +169,8 @@ async fn update_from(
     };
     let mut config = before.config;
     apply(&mut config)?;
-    let code_hash = code::store_given(api, code, code_path, &config).await?;
-    let function = change(api, name, |function| {
-        apply(&mut function.config)?;
-        if let Some(hash) = &code_hash {
-            function.code_hash = hash.clone();
-        }
-        Ok(())
-    })
-    .await?;
-    Ok(Json(function.into()))
+    let stored = code::store_given(api, code, code_path, &config).await?;
+    Ok(Json(deploy(api, name, stored, apply).await?.into()))
 }
 
 /// `DELETE /functions/{name}`
@@ -182,6 +183,7 @@ pub async fn delete(
             Err(StoreError::NotFound { .. }) => return Err(not_found(&name)),
             other => other?,
         }
+        api.builds.cancel(&name);
         api.executor.functions_changed(&name).await;
         Ok(StatusCode::NO_CONTENT)
     })
@@ -193,9 +195,42 @@ pub async fn find(api: &Api, name: &FunctionName) -> Result<Function, Problem> {
     api.store.function(name).await?.ok_or_else(|| not_found(name))
 }
 
+/// Changes a function, with new code or with what it has. Source is built first: what `apply` changes
+/// then becomes true together with the result, and until then the function stays as it is.
+pub async fn deploy(
+    api: &Api,
+    name: &FunctionName,
+    stored: Option<StoredCode>,
+    apply: impl Fn(&mut FunctionConfig) -> Result<(), Problem>,
+) -> Result<Function, Problem> {
+    let function = change(api, name, |function| {
+        if function.is_being_built() {
+            return Err(builds::in_progress(name));
+        }
+        let mut config = function.config.clone();
+        apply(&mut config)?;
+        match &stored {
+            Some(StoredCode::ToBuild(kind, source)) => {
+                function.build = Some(Build::pending(*kind, source.clone(), config));
+            }
+            Some(StoredCode::Program(hash)) => {
+                (function.config, function.code_hash) = (config, hash.clone());
+                function.build = None;
+            }
+            None => function.config = config,
+        }
+        Ok(())
+    })
+    .await?;
+    if function.is_being_built() {
+        api.builds.submit(function.clone());
+    }
+    Ok(function)
+}
+
 /// Changes a function and makes it current. Where nothing changed, nothing is written. A change that
 /// alters what a call runs is a new version; any other is only a new revision.
-pub async fn change(
+async fn change(
     api: &Api,
     name: &FunctionName,
     apply: impl Fn(&mut Function) -> Result<(), Problem>,
@@ -207,11 +242,17 @@ pub async fn change(
         if after == before {
             return Ok(before);
         }
-        check_references(api, name, &after.config).await?;
+        let pending = after.build.as_ref().filter(|_| after.is_being_built());
+        let config = pending.map_or(&after.config, |build| &build.config);
+        check_references(api, name, config).await?;
         let starts = |function: &Function| {
             (function.config.mode, function.config.handler.clone(), function.code_hash.clone())
         };
-        if starts(&after) != starts(&before) {
+        // Source has no program yet.
+        if pending.is_none()
+            && after.status() == BuildStatus::Ready
+            && starts(&after) != starts(&before)
+        {
             code::check_handler(api, &after.config, &after.code_hash).await?;
         }
         after.revision += 1;

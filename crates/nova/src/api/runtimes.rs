@@ -42,6 +42,8 @@ pub struct RuntimeView {
     memory_min_mb: u32,
     aliases: Vec<RuntimeId>,
     description: Option<String>,
+    /// The languages whose source is compiled for it here.
+    builders: Vec<RuntimeId>,
 }
 
 /// `GET /runtimes`: those that are installed, and those that `nova runtime add` can install.
@@ -50,12 +52,17 @@ pub async fn list(State(api): State<Arc<Api>>) -> Result<Json<Paged<RuntimeView>
     let manifests = shipped_manifests()
         .map_err(|error| Problem::internal("a runtime's manifest is faulty", &error))?;
     let installed = api.catalog.list();
+    let builders: Vec<RuntimeId> =
+        api.catalog.builders().into_iter().map(|record| record.language).collect();
     let mut items: Vec<RuntimeView> = installed
         .iter()
         .map(|image| {
             let record = api.catalog.record(&image.id);
             let manifest = manifests.iter().find(|manifest| manifest.id == image.id);
+            let aliases = record.map(|record| record.aliases).unwrap_or_default();
+            let here = |id: &&RuntimeId| **id == image.id || aliases.contains(id);
             RuntimeView {
+                builders: builders.iter().filter(here).cloned().collect(),
                 id: image.id.clone(),
                 version: Some(image.version.clone()),
                 installed: true,
@@ -63,7 +70,7 @@ pub async fn list(State(api): State<Arc<Api>>) -> Result<Json<Paged<RuntimeView>
                 size: Some(image.size),
                 modes: image.commands.keys().copied().collect(),
                 memory_min_mb: image.memory_min_mb,
-                aliases: record.map(|record| record.aliases).unwrap_or_default(),
+                aliases,
                 description: manifest.map(|manifest| manifest.description.clone()),
             }
         })
@@ -78,6 +85,7 @@ pub async fn list(State(api): State<Arc<Api>>) -> Result<Json<Paged<RuntimeView>
         modes: manifest.modes.keys().copied().collect(),
         memory_min_mb: manifest.memory_min_mb,
         aliases: manifest.aliases,
+        builders: vec![],
         description: Some(manifest.description),
     }));
     Ok(Json(Paged::whole(items)))
@@ -135,7 +143,7 @@ fn not_installed(installed: &[RuntimeImage], id: &RuntimeId) -> Problem {
 }
 
 /// Reads what is installed and tells the engine if that changed.
-async fn reload(api: &Api) -> Result<(), Problem> {
+pub async fn reload(api: &Api) -> Result<(), Problem> {
     let before = api.catalog.list();
     let catalog = api.catalog.clone();
     let read = tokio::task::spawn_blocking(move || catalog.reload()).await;

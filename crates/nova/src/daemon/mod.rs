@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
 use nova_domain::CodeHash;
-use nova_engine::{Executor, Parts};
+use nova_engine::{BuildNetwork, BuildParts, Builds, Executor, Parts};
 use nova_store::{Blobs, DirectoryBlobs, MasterKey, SecretVault, SqlStore, Store};
 use nova_vm::CodeSource;
 use nova_vm::host::Host;
@@ -63,6 +63,9 @@ pub async fn main(args: DaemonArgs, data_dir: Option<PathBuf>) -> anyhow::Result
     let serving = serve::serve(listener, router, stop.clone());
     let stopped = async {
         daemon.executor.start();
+        if let Err(error) = daemon.builds.resume().await {
+            tracing::warn!(%error, "builds that were interrupted wait for the next start");
+        }
         signals.next().await;
         daemon.draining.cancel();
         stop.cancel();
@@ -132,6 +135,7 @@ struct Starting {
 /// What is to be stopped, in this order.
 struct Daemon {
     executor: Executor,
+    builds: Builds,
     draining: CancellationToken,
     forgetting: tokio::task::JoinHandle<()>,
     host: Host,
@@ -164,6 +168,17 @@ impl Starting {
             catalog: host.catalog(),
             config: engine,
         });
+        let builds = Builds::new(BuildParts {
+            driver: host.driver(),
+            store: store.clone(),
+            blobs: blobs.clone(),
+            catalog: host.catalog(),
+            executor: executor.clone(),
+            network: BuildNetwork {
+                env: config.build_env.clone(),
+                policy: config.build_network.clone(),
+            },
+        });
         let draining = CancellationToken::new();
         let forgetting = tokio::spawn(forget_old_records(store.clone()));
         let router = api::router(Arc::new(Api {
@@ -172,6 +187,7 @@ impl Starting {
             blobs,
             vault,
             executor: executor.clone(),
+            builds: builds.clone(),
             catalog: host.catalog(),
             backend,
             settings: Settings {
@@ -198,8 +214,15 @@ impl Starting {
                 tracing::warn!(%error, "the first key could not be shown; it is in admin.key");
             }
         }
-        let daemon =
-            Daemon { executor, draining, forgetting, host, database, _directory: directory };
+        let daemon = Daemon {
+            executor,
+            builds,
+            draining,
+            forgetting,
+            host,
+            database,
+            _directory: directory,
+        };
         Ok(Self { daemon, listener, router })
     }
 }
@@ -207,6 +230,7 @@ impl Starting {
 impl Daemon {
     /// Ends calls in flight, waiting for them up to `within`; another signal ends the waiting.
     async fn drain(self, connections: Connections, signals: &mut Signals, within: Duration) {
+        self.builds.stop().await;
         let report = tokio::select! {
             report = self.executor.drain(within) => report,
             () = signals.next() => {
@@ -223,7 +247,7 @@ impl Daemon {
             tracing::warn!(left, "clients that did not take their answer were cut off");
         }
         self.forgetting.abort();
-        drop(self.executor);
+        drop((self.builds, self.executor));
         self.host.shutdown().await;
         if let Err(error) = self.database.close().await {
             tracing::warn!(%error, "the database was not closed; the next start reads it as it is");

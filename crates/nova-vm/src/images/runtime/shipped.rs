@@ -1,9 +1,10 @@
 //! The runtimes that are part of this build, embedded: the binary is enough by itself.
 use super::manifest::{Manifest, ManifestError};
 use super::toolchain::Toolchain;
-use nova_domain::Mode;
+use nova_domain::{Mode, RuntimeId};
 use rust_embed::RustEmbed;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 #[derive(RustEmbed)]
 #[folder = "../../runtimes"]
@@ -34,9 +35,31 @@ pub fn shipped_manifests() -> Result<Vec<Manifest>, ManifestError> {
         .collect()
 }
 
-/// The compiler for a language that is compiled, named like its folder.
-pub(crate) fn shipped_toolchain(folder: &str) -> Result<Toolchain, ManifestError> {
-    Toolchain::parse(folder, &text(&format!("{folder}/build.toml"))?)
+/// The compilers of this build, by language.
+pub fn shipped_toolchains() -> Result<BTreeMap<RuntimeId, Toolchain>, ManifestError> {
+    let paths = Files::iter();
+    let folders = paths.filter_map(|path| path.strip_suffix("/build.toml").map(str::to_owned));
+    folders
+        .map(|folder| {
+            let path = format!("{folder}/build.toml");
+            let toolchain = Toolchain::parse(&folder, &text(&path)?)?;
+            let id = RuntimeId::parse(&folder)
+                .map_err(|error| ManifestError { path, problem: error.to_string() })?;
+            Ok((id, toolchain))
+        })
+        .collect()
+}
+
+/// All that a builder is made by: a change of any of it makes another.
+pub(crate) fn toolchain_texts(
+    folder: &str,
+    toolchain: &Toolchain,
+) -> Result<Vec<String>, ManifestError> {
+    let mut texts = vec![text(&format!("{folder}/build.toml"))?, text("debian.toml")?];
+    for source in toolchain.image.files.values() {
+        texts.push(folder_text(folder, source)?);
+    }
+    Ok(texts)
 }
 
 /// The recipe that all images share.
@@ -83,12 +106,6 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    /// Folders with a file of this name.
-    fn folders_with(name: &str) -> Vec<String> {
-        let end = format!("/{name}");
-        Files::iter().filter_map(|path| path.strip_suffix(&end).map(str::to_owned)).collect()
-    }
-
     /// Whether an example's folder has sources in it.
     fn has_example(folder: &str, mode: Mode) -> bool {
         let start = format!("{folder}/examples/{}/", mode.as_str());
@@ -97,11 +114,11 @@ mod tests {
 
     #[test]
     fn every_shipped_runtime_is_valid_and_has_an_example_per_mode() {
-        let manifests = shipped_manifests().unwrap();
+        let (manifests, toolchains) = (shipped_manifests().unwrap(), shipped_toolchains().unwrap());
         assert!(manifests.len() >= 24, "{} runtimes", manifests.len());
         for manifest in &manifests {
             let id = manifest.id.as_str();
-            let compiled = folders_with("build.toml").iter().any(|folder| folder == id);
+            let compiled = toolchains.get(&manifest.id).is_some_and(|it| it.source.is_some());
             for mode in manifest.modes.keys() {
                 let has =
                     if compiled { has_example(id, *mode) } else { manifest.example(*mode).is_ok() };
@@ -120,22 +137,25 @@ mod tests {
     #[test]
     fn every_compiled_language_builds_for_a_shipped_runtime() {
         let manifests = shipped_manifests().unwrap();
-        for folder in folders_with("build.toml") {
-            let toolchain = shipped_toolchain(&folder).unwrap();
+        for (folder, toolchain) in shipped_toolchains().unwrap() {
+            let folder = folder.as_str();
             let runtime = manifests.iter().find(|manifest| manifest.id == toolchain.runtime);
             let runtime = runtime.unwrap_or_else(|| {
                 panic!("runtimes/{folder}/build.toml: there is no runtime {}", toolchain.runtime)
             });
-            let named = |id: &nova_domain::RuntimeId| id.as_str() == folder;
+            let named = |id: &RuntimeId| id.as_str() == folder;
             assert!(
                 named(&runtime.id) || runtime.aliases.iter().any(named),
                 "runtimes/{folder}/build.toml: {folder} is no alias of {}",
                 runtime.id
             );
+            if toolchain.source.is_none() {
+                continue;
+            }
             // In `lambda` mode a program speaks the Runtime API itself, by a library of its language.
             for mode in runtime.modes.keys().filter(|mode| **mode != Mode::Lambda) {
                 let path = format!("runtimes/{folder}/examples/{}", mode.as_str());
-                assert!(has_example(&folder, *mode), "{path}: there is no example");
+                assert!(has_example(folder, *mode), "{path}: there is no example");
             }
         }
     }
