@@ -1,7 +1,9 @@
 //! Source of compiled languages: built in a guest when it is deployed, with what the compiler says.
-//! For the compilers that are installed here, which are those of C and Rust.
+//! And WebAssembly, compiled ahead of time. For the builders of C, Rust and WebAssembly, which the runner installs.
+use base64::{Engine, engine::general_purpose::STANDARD};
 use nova_e2e::{FunctionUnderTest, Nova, cli, eventually, setting};
 use serde_json::{Value, json};
+use std::io::Read;
 
 /// A program in C that answers with its version, and logs nothing.
 fn c_program(answer: &str) -> String {
@@ -96,6 +98,96 @@ async fn a_build_sees_nothing_of_the_host_and_has_its_limits() {
         answer.problem(409, "build_failed");
         function.delete().await;
     }
+}
+
+/// A module that writes `7` to WASI's standard output, as the binary format has it.
+fn wasm_module() -> Vec<u8> {
+    let section = |id: u8, body: &[u8]| [&[id, body.len() as u8], body].concat();
+    let name = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
+    let import = [&[1][..], &name("wasi_snapshot_preview1"), &name("fd_write"), &[0, 0]].concat();
+    let exports = [&[2][..], &name("memory"), &[2, 0], &name("_start"), &[0, 1]].concat();
+    // fd_write(1, iovecs at 0, one of them, written at 20)
+    let body = [0, 0x41, 1, 0x41, 0, 0x41, 1, 0x41, 20, 0x10, 0, 0x1a, 0x0b];
+    let code = [&[1, body.len() as u8], &body[..]].concat();
+    let text = [8, 0, 0, 0, 2, 0, 0, 0, b'7', b'\n'];
+    let data = [&[1, 0, 0x41, 0, 0x0b, text.len() as u8], &text[..]].concat();
+    let types = [2, 0x60, 4, 0x7f, 0x7f, 0x7f, 0x7f, 1, 0x7f, 0x60, 0, 0];
+    let sections = [
+        section(1, &types),
+        section(2, &import),
+        section(3, &[1, 1]),
+        section(5, &[1, 0, 1]),
+        section(7, &exports),
+        section(10, &code),
+        section(11, &data),
+    ];
+    [b"\0asm\x01\0\0\0".to_vec(), sections.concat()].concat()
+}
+
+/// Creates a function of a module, with a file beside it.
+async fn create_wasm(module: &[u8], fields: Value) -> FunctionUnderTest {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, content) in [("handler", module), ("data.txt", b"data")] {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        tar.append_data(&mut header, name, content).unwrap();
+    }
+    let archive = STANDARD.encode(tar.into_inner().unwrap());
+    let mut body = json!({"runtime": "wasm", "code": {"archive": archive}, "timeout_s": 60});
+    body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    Nova::from_env().create(body).await
+}
+
+/// The files of the code that a function runs.
+async fn code_of(function: &FunctionUnderTest) -> Vec<(String, Vec<u8>)> {
+    let request = Nova::from_env().request(reqwest::Method::GET, &function.path("/code"));
+    let bytes = request.send().await.unwrap().bytes().await.unwrap();
+    let mut archive = tar::Archive::new(&bytes[..]);
+    let files = archive.entries().unwrap().map(|entry| {
+        let mut entry = entry.unwrap();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        (entry.path().unwrap().display().to_string(), content)
+    });
+    files.collect()
+}
+
+#[tokio::test]
+async fn a_wasm_module_is_compiled_ahead_of_time_and_keeps_what_lies_beside_it() {
+    let function = create_wasm(&wasm_module(), json!({})).await;
+    let ready = built(&function).await;
+    assert_eq!(ready["status"], "ready", "{ready}");
+    let files = code_of(&function).await;
+    assert_eq!(files[0], ("data.txt".into(), b"data".to_vec()));
+    assert!(files[1].1.starts_with(b"\x7fELF"), "machine code in the place of the module");
+    assert_eq!(function.output(&json!(null)).await, json!(7));
+    function.delete().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_compiled_ahead_of_time_is_run_as_it_is_and_fails_in_its_own_words() {
+    let function = create_wasm(b"\0asm\x01\0\0\0broken", json!({})).await;
+    let ready = built(&function).await;
+    assert_eq!(ready["status"], "ready", "{ready}");
+    assert!(ready["build"]["log"].to_string().contains("run as it is"), "{ready}");
+    let error = function.failure(&json!(null), "function_exited").await;
+    assert!(error["message"].as_str().unwrap().contains("/code/handler"), "{error}");
+    function.delete().await;
+}
+
+#[tokio::test]
+async fn a_wasm_program_reads_its_input_and_has_its_limits() {
+    let source = include_str!("builds/limits.c");
+    let fields = json!({"memory_mb": 64, "timeout_s": 3});
+    let function = Nova::from_env().function("wasm", source, fields).await;
+    assert_eq!(built(&function).await["status"], "ready");
+    assert!(code_of(&function).await[0].1.starts_with(b"\x7fELF"));
+    assert_eq!(function.output(&json!("echo")).await, json!("echo"));
+    function.failure(&json!("allocate"), "out_of_memory").await;
+    function.invoke(&json!("loop")).await.problem(504, "function_timeout");
+    assert_eq!(function.output(&json!("again")).await, json!("again"));
+    function.delete().await;
 }
 
 #[tokio::test]

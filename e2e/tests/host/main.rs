@@ -9,6 +9,7 @@ mod builds;
 mod crash;
 mod fairness;
 mod network;
+mod packages;
 mod secrets_at_rest;
 mod shutdown;
 

@@ -17,7 +17,7 @@ use std::net::TcpListener;
 use std::process::Command;
 
 /// A public address that `egress` may reach.
-const PUBLIC: &str = "8.8.8.8";
+pub(crate) const PUBLIC: &str = "8.8.8.8";
 /// What no guest may reach: the metadata service and private ranges.
 const FORBIDDEN: [&str; 5] =
     ["169.254.169.254", "10.0.0.1", "192.168.1.1", "172.16.0.1", "100.64.0.1"];
@@ -46,7 +46,7 @@ with concurrent.futures.ThreadPoolExecutor(32) as pool:
 ";
 
 /// Two namespaces and the wire between them; removed when dropped.
-struct Internet {
+pub(crate) struct Internet {
     machine: String,
     sink: String,
 }
@@ -59,7 +59,7 @@ fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 impl Internet {
-    fn new(tag: &str) -> Self {
+    pub(crate) fn new(tag: &str) -> Self {
         let id = std::process::id();
         let internet =
             Self { machine: format!("e2e-m{tag}-{id}"), sink: format!("e2e-s{tag}-{id}") };
@@ -109,9 +109,14 @@ impl Internet {
         counts.filter(|(_, count)| *count > 0).collect()
     }
 
+    /// A listener on every address of the sink.
+    pub(crate) fn listen(&self, port: u16) -> TcpListener {
+        within(&self.sink, || TcpListener::bind(("0.0.0.0", port)).unwrap())
+    }
+
     /// A server on every address of the sink that says hello.
     fn serve(&self, port: u16) {
-        let listener = within(&self.sink, || TcpListener::bind(("0.0.0.0", port)).unwrap());
+        let listener = self.listen(port);
         std::thread::spawn(move || {
             for connection in listener.incoming() {
                 connection.unwrap().write_all(b"hello from outside").ok();
@@ -120,7 +125,7 @@ impl Internet {
     }
 
     /// Runs a test's story inside the machine, on a thread of its own.
-    fn in_machine(&self, story: impl AsyncFnOnce() + Send + 'static) {
+    pub(crate) fn in_machine(&self, story: impl AsyncFnOnce() + Send + 'static) {
         within(&self.machine, || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(story());
