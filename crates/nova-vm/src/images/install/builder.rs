@@ -57,7 +57,7 @@ impl Installer {
         })?;
         progress.step("writing the image");
         let image = workshop.path().join("image");
-        erofs::write(tree.root(), &image, Compression::Lz4hc).await?;
+        erofs::write(tree.root(), &image, Compression::Lz4).await?;
         let (digest, size) = self.name_image(&image, &self.builders()).await?;
         let previous: Option<BuilderRecord> = read_record(&record_path).ok();
         let record = BuilderRecord {
