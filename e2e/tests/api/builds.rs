@@ -100,15 +100,16 @@ async fn a_build_sees_nothing_of_the_host_and_has_its_limits() {
     }
 }
 
-/// A module that writes `7` to WASI's standard output, as the binary format has it.
-fn wasm_module() -> Vec<u8> {
+/// Writes `7` to WASI's standard output: fd_write(1, iovecs at 0, one of them, written at 20).
+const PRINT: &[u8] = &[0, 0x41, 1, 0x41, 0, 0x41, 1, 0x41, 20, 0x10, 0, 0x1a, 0x0b];
+
+/// A command of WASI's preview 1 with this body, as the binary format has it.
+fn wasm_module(body: &[u8]) -> Vec<u8> {
     let section = |id: u8, body: &[u8]| [&[id, body.len() as u8], body].concat();
     let name = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
     let import = [&[1][..], &name("wasi_snapshot_preview1"), &name("fd_write"), &[0, 0]].concat();
     let exports = [&[2][..], &name("memory"), &[2, 0], &name("_start"), &[0, 1]].concat();
-    // fd_write(1, iovecs at 0, one of them, written at 20)
-    let body = [0, 0x41, 1, 0x41, 0, 0x41, 1, 0x41, 20, 0x10, 0, 0x1a, 0x0b];
-    let code = [&[1, body.len() as u8], &body[..]].concat();
+    let code = [&[1, body.len() as u8], body].concat();
     let text = [8, 0, 0, 0, 2, 0, 0, 0, b'7', b'\n'];
     let data = [&[1, 0, 0x41, 0, 0x0b, text.len() as u8], &text[..]].concat();
     let types = [2, 0x60, 4, 0x7f, 0x7f, 0x7f, 0x7f, 1, 0x7f, 0x60, 0, 0];
@@ -122,6 +123,33 @@ fn wasm_module() -> Vec<u8> {
         section(11, &data),
     ];
     [b"\0asm\x01\0\0\0".to_vec(), sections.concat()].concat()
+}
+
+/// A component of WASI 0.2 that does nothing but end well (0) or badly (1), as the binary format has it.
+fn wasm_component(end: u8) -> Vec<u8> {
+    let section = |id: u8, body: &[u8]| [&[id, body.len() as u8], body].concat();
+    let name = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
+    // A module whose function `run` returns the constant.
+    let module = [
+        b"\0asm\x01\0\0\0".to_vec(),
+        section(1, &[1, 0x60, 0, 1, 0x7f]),
+        section(3, &[1, 0]),
+        section(7, &[&[1][..], &name("run"), &[0, 0]].concat()),
+        section(10, &[1, 4, 0, 0x41, end, 0x0b]),
+    ];
+    [
+        b"\0asm\x0d\0\x01\0".to_vec(),
+        section(1, &module.concat()),
+        // An instance of it, the type `func() -> result`, and its `run` lifted to that.
+        section(2, &[1, 0, 0, 0]),
+        section(7, &[2, 0x6a, 0, 0, 0x40, 0, 0, 0]),
+        section(6, &[&[1, 0, 0, 1, 0][..], &name("run")].concat()),
+        section(8, &[1, 0, 0, 0, 0, 1]),
+        // Exported as what a command of WASI exports.
+        section(5, &[&[1, 1, 1, 0][..], &name("run"), &[1, 0]].concat()),
+        section(11, &[&[1, 0][..], &name("wasi:cli/run@0.2.0"), &[5, 0, 0]].concat()),
+    ]
+    .concat()
 }
 
 /// Creates a function of a module, with a file beside it.
@@ -155,7 +183,7 @@ async fn code_of(function: &FunctionUnderTest) -> Vec<(String, Vec<u8>)> {
 
 #[tokio::test]
 async fn a_wasm_module_is_compiled_ahead_of_time_and_keeps_what_lies_beside_it() {
-    let function = create_wasm(&wasm_module(), json!({})).await;
+    let function = create_wasm(&wasm_module(PRINT), json!({})).await;
     let ready = built(&function).await;
     assert_eq!(ready["status"], "ready", "{ready}");
     let files = code_of(&function).await;
@@ -166,27 +194,47 @@ async fn a_wasm_module_is_compiled_ahead_of_time_and_keeps_what_lies_beside_it()
 }
 
 #[tokio::test]
+async fn a_wasm_component_is_compiled_ahead_of_time_and_run() {
+    for (end, kind, said) in [
+        // It ran to its end, and printed no result.
+        (0, "invalid_output", "printed nothing"),
+        (1, "function_exited", "status 1"),
+    ] {
+        let function = create_wasm(&wasm_component(end), json!({})).await;
+        assert_eq!(built(&function).await["status"], "ready");
+        assert!(code_of(&function).await[1].1.starts_with(b"\x7fELF"));
+        let error = function.failure(&json!(null), kind).await;
+        assert!(error["message"].as_str().unwrap().contains(said), "{error}");
+        function.delete().await;
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_compiled_ahead_of_time_is_run_as_it_is_and_fails_in_its_own_words() {
     let function = create_wasm(b"\0asm\x01\0\0\0broken", json!({})).await;
     let ready = built(&function).await;
     assert_eq!(ready["status"], "ready", "{ready}");
     assert!(ready["build"]["log"].to_string().contains("run as it is"), "{ready}");
     let error = function.failure(&json!(null), "function_exited").await;
-    assert!(error["message"].as_str().unwrap().contains("/code/handler"), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("failed to parse WebAssembly"), "{error}");
     function.delete().await;
 }
 
 #[tokio::test]
-async fn a_wasm_program_reads_its_input_and_has_its_limits() {
-    let source = include_str!("builds/limits.c");
-    let fields = json!({"memory_mb": 64, "timeout_s": 3});
-    let function = Nova::from_env().function("wasm", source, fields).await;
+async fn a_wasm_program_has_its_limits() {
+    // A loop without an end.
+    let endless = wasm_module(&[0, 0x03, 0x40, 0x0c, 0, 0x0b, 0x0b]);
+    let function = create_wasm(&endless, json!({"timeout_s": 1})).await;
     assert_eq!(built(&function).await["status"], "ready");
-    assert!(code_of(&function).await[0].1.starts_with(b"\x7fELF"));
-    assert_eq!(function.output(&json!("echo")).await, json!("echo"));
-    function.failure(&json!("allocate"), "out_of_memory").await;
-    function.invoke(&json!("loop")).await.problem(504, "function_timeout");
-    assert_eq!(function.output(&json!("again")).await, json!("again"));
+    function.invoke(&json!(null)).await.problem(504, "function_timeout");
+    function.delete().await;
+    // Grows its memory by 16384 pages, 1 GiB, and fills it from 1024 on with ones.
+    let grow = [0x41, 0x80, 0x80, 0x01, 0x40, 0, 0x1a];
+    let fill = [0x41, 0x80, 0x08, 0x41, 1, 0x41, 0x80, 0x80, 0x80, 0x80, 0x02, 0xfc, 0x0b, 0];
+    let greedy = wasm_module(&[&[0], &grow[..], &fill, &[0x0b]].concat());
+    let function = create_wasm(&greedy, json!({"memory_mb": 64})).await;
+    assert_eq!(built(&function).await["status"], "ready");
+    function.failure(&json!(null), "out_of_memory").await;
     function.delete().await;
 }
 

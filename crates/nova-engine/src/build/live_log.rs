@@ -6,7 +6,7 @@ use tokio::sync::watch;
 const LINES_MAX: usize = 20_000;
 
 /// Lines by number, and a bell that rings at each change.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct LiveLog {
     lines: Mutex<Vec<String>>,
     state: watch::Sender<State>,
@@ -28,12 +28,6 @@ pub struct LogPart {
     pub next: usize,
     /// Nothing follows: the build's end is in the store.
     pub ended: bool,
-}
-
-impl Default for LiveLog {
-    fn default() -> Self {
-        Self { lines: Mutex::default(), state: watch::Sender::default() }
-    }
 }
 
 impl LiveLog {

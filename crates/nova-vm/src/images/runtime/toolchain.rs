@@ -126,7 +126,7 @@ impl Toolchain {
     }
 
     fn check(&self) -> Result<(), String> {
-        if self.source.is_some() != !self.command.is_empty() {
+        if self.source.is_some() == self.command.is_empty() {
             return Err("source and command belong together; give both or none".into());
         }
         if let Some(SourceNames { extension, file }) = &self.source {
