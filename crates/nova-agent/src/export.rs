@@ -4,67 +4,21 @@
 //! piles up, neither here nor there. What the build wrote is hostile to the agent: it is read with the
 //! build's own rights, links are sent as links and never followed, and what is neither file, directory
 //! nor link is refused. Nothing of the build runs any more, so that what was looked at stays what it is.
+mod credits;
+
+pub use credits::Credits;
+
 use crate::child::FUNCTION_ID;
 use crate::files::as_user;
 use crate::outgoing::Outgoing;
-use nova_proto::{CHUNK_MAX_BYTES, CREDIT_BYTES, Chunk, Message, OUT_DIR};
+use nova_proto::{CHUNK_MAX_BYTES, Chunk, Message, OUT_DIR};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Most files, directories and links of a result: what the host takes of any code.
 const ENTRIES_MAX: usize = 65_536;
-
-/// How many bytes the host is ready to read.
-pub struct Credits {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-struct State {
-    bytes: u64,
-    cancelled: bool,
-}
-
-impl Credits {
-    /// What may be sent without being asked.
-    pub fn new() -> Self {
-        let state = State { bytes: CREDIT_BYTES as u64, cancelled: false };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
-    }
-
-    /// The host has read so many bytes.
-    pub fn grant(&self, bytes: u32) {
-        let mut state = self.lock();
-        state.bytes = state.bytes.saturating_add(u64::from(bytes));
-        self.changed.notify_all();
-    }
-
-    /// Nobody reads any more.
-    pub fn cancel(&self) {
-        self.lock().cancelled = true;
-        self.changed.notify_all();
-    }
-
-    /// Waits until so many bytes may be sent.
-    fn take(&self, bytes: usize) -> io::Result<()> {
-        let mut state = self.lock();
-        while !state.cancelled && state.bytes < bytes as u64 {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        if state.cancelled {
-            return Err(io::Error::other("the host reads no more"));
-        }
-        state.bytes -= bytes as u64;
-        Ok(())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Sends everything as chunks of request `id`, the last of them marked.
 ///
@@ -245,20 +199,5 @@ mod tests {
         let chunks = packed(directory.path()).expect("packed");
         let header = tar::Header::from_byte_slice(&chunks[0].0[..512]).clone();
         assert_eq!(header.mode().expect("a mode"), 0o755);
-    }
-
-    #[test]
-    fn nothing_is_sent_beyond_the_credit_until_the_host_has_read() {
-        let credits = Credits::new();
-        credits.take(CREDIT_BYTES).expect("the first credit");
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| credits.take(10));
-            credits.grant(4);
-            credits.grant(6);
-            waiting.join().expect("no panic").expect("granted");
-            let cancelled = scope.spawn(|| credits.take(1));
-            credits.cancel();
-            cancelled.join().expect("no panic").expect_err("cancelled");
-        });
     }
 }

@@ -4,7 +4,7 @@
 //! knowing it. Losing a connection cancels its calls, for nobody waits for them; the machine lives on.
 use crate::call::{Call, CancelHandle};
 use crate::console::say;
-use crate::export::{self, Credits};
+use crate::export::Credits;
 use crate::listen::Listener;
 use crate::outgoing::Outgoing;
 use crate::place::Place;
@@ -22,6 +22,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+mod export;
 
 /// How long an accept that failed is left alone, so that a lasting failure does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -227,43 +229,6 @@ impl Server {
         runner.run(call, event);
     }
 
-    /// Sends the result of a build. Nothing of the function runs meanwhile: the session keeps calls out,
-    /// and what an earlier one left is killed first.
-    fn export(self: &Arc<Self>, id: u64, outgoing: &Arc<Outgoing>) {
-        if !self.runner.get().is_some_and(Runner::can_export) {
-            self.session().finished(id);
-            let message = "this guest has no result of a build";
-            return outgoing.send_control(id, refused(RefusalKind::WrongState, message));
-        }
-        self.reaper.kill_all();
-        let credits = Arc::new(Credits::new());
-        *self.exporting() = Some(credits.clone());
-        let (server, sink) = (self.clone(), outgoing.clone());
-        let send = move || {
-            let sent = catch_unwind(AssertUnwindSafe(|| export::send(id, &sink, &credits)));
-            let reply = match sent {
-                Ok(Ok(())) => Reply::Exported {},
-                Ok(Err(message)) => refused(RefusalKind::SetupFailed, message),
-                Err(_) => {
-                    refused(RefusalKind::SetupFailed, "the agent failed; its console says why")
-                }
-            };
-            server.export_ended(id);
-            sink.send_bulk(id, Message::Resp(reply));
-        };
-        if let Err(error) = std::thread::Builder::new().name("export".into()).spawn(send) {
-            self.export_ended(id);
-            let message = format!("start a thread: {error}");
-            outgoing.send_control(id, refused(RefusalKind::SetupFailed, message));
-        }
-    }
-
-    fn export_ended(&self, id: u64) {
-        *self.exporting() = None;
-        self.session().finished(id);
-        self.call_ended.notify_all();
-    }
-
     fn cancel(&self, id: u64) {
         match self.running().get(&id) {
             Some(handle) => handle.cancel(),
@@ -291,10 +256,6 @@ impl Server {
 
     fn session(&self) -> MutexGuard<'_, Session> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn exporting(&self) -> MutexGuard<'_, Option<Arc<Credits>>> {
-        self.export.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<u64, CancelHandle>> {

@@ -3,6 +3,7 @@
 //! Unpacking an upload takes a few hundred MiB at most; [`CODE_JOBS`] bounds how many do so at once.
 use super::body::{self, Limit};
 use super::builds;
+use super::change;
 use super::function_body::{CodeBody, FunctionView, Upload};
 use super::functions;
 use super::handler::{self, HandlerError};
@@ -55,7 +56,7 @@ pub async fn put(
     to_the_end(async move {
         let upload = Upload::Archive(archive.into());
         let code = store(&api, upload, &function.config).await?;
-        let changed = functions::deploy(&api, &name, Some(code), |_| Ok(()));
+        let changed = change::deploy(&api, &name, Some(code), |_| Ok(()));
         Ok(Json(changed.await?.into()))
     })
     .await

@@ -9,6 +9,7 @@
 mod auth;
 mod body;
 mod builds;
+mod change;
 mod code;
 mod code_list;
 mod function_body;

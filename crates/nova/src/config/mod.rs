@@ -91,23 +91,12 @@ impl Config {
                 problem: format!("listed under code_paths: {error}"),
             })
         });
-        let build_env = raw.take_list("build_env").iter().map(|pair| variable(pair)).collect();
-        let build_env: Result<_, String> = build_env;
-        let build_env = build_env.map_err(|problem| ConfigError::Value {
-            key: "build_env",
-            origin: raw::Origin::Variables,
-            problem,
+        let build_env = raw.take("build_env", |text| text.split(',').map(variable).collect())?;
+        let build_network = raw.take("build_allow", |text| {
+            let networks: Vec<String> = text.split(',').map(str::to_owned).collect();
+            NetworkPolicy::egress_to(&networks)
+                .map_err(|error| format!("{}; {}", error.problem, error.hint))
         })?;
-        let build_network = match raw.take_list("build_allow") {
-            none if none.is_empty() => NetworkPolicy::Egress,
-            networks => {
-                NetworkPolicy::egress_to(&networks).map_err(|error| ConfigError::Value {
-                    key: "build_allow",
-                    origin: raw::Origin::Variables,
-                    problem: format!("{}; {}", error.problem, error.hint),
-                })?
-            }
-        };
         Ok(Self {
             listen,
             backend: raw.take("backend", parse)?.unwrap_or_default(),
@@ -134,8 +123,8 @@ impl Config {
             idle_ttl: raw.take("idle_ttl", parse_duration)?.unwrap_or(IDLE_TTL),
             vms_max: raw.take("vms_max", positive)?,
             memory_max_mb: raw.take("memory_max_mb", positive)?,
-            build_env,
-            build_network,
+            build_env: build_env.unwrap_or_default(),
+            build_network: build_network.unwrap_or_default(),
             data_dir,
         })
     }
