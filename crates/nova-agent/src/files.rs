@@ -70,7 +70,7 @@ fn make_directory(path: &str, mode: u32) -> std::io::Result<()> {
 }
 
 /// Runs `act` with these ids for files. They belong to this thread alone.
-fn as_user<T>(uid: u32, gid: u32, act: impl FnOnce() -> T) -> T {
+pub fn as_user<T>(uid: u32, gid: u32, act: impl FnOnce() -> T) -> T {
     struct Restore;
     impl Drop for Restore {
         fn drop(&mut self) {

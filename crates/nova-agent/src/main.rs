@@ -8,6 +8,7 @@
 //!   listen ─▶ server ─▶ session (pure)           who speaks, what is allowed
 //!                │
 //!                ├─▶ set_up ─▶ rootfs, network, cgroup, files, identity
+//!                ├─▶ export                           what a build has written
 //!                └─▶ process | persistent | lambda | http ─▶ child ─▶ reaper
 //!                        │                             the function's processes
 //!                        └─▶ output, logs ─▶ outgoing ─▶ the host
@@ -24,6 +25,7 @@ mod cgroup;
 mod child;
 mod console;
 mod event;
+mod export;
 mod files;
 mod function_process;
 mod http;

@@ -5,7 +5,7 @@
 //!   tmpfs     upper, work ──────┴▶ overlay ─▶ /        then move it over the initramfs
 //!   /dev/vdb  EROFS, read-only ──▶ /code, /var/task
 //!   /dev/vdc  EROFS, read-only ──▶ /opt, where the function has layers
-//!   new       ───────────────────▶ /proc /sys /dev /dev/pts /dev/shm /run /tmp
+//!   new       ───────────────────▶ /proc /sys /dev /dev/pts /dev/shm /run /tmp, and /out in a build's guest
 //! ```
 //!
 //! The agent moves in there, too: one root, the same paths for it and for the function, in a microVM as
@@ -13,7 +13,7 @@
 //! a later call finds what an earlier one left.
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use nova_proto::FunctionSetup;
+use nova_proto::{FunctionSetup, OUT_DIR};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -89,6 +89,10 @@ pub fn assemble(
     // No size of its own means that memory_mb is the bound; a size of 0 would look like a full disk.
     let tmp_mb = if function.tmp_mb > 0 { function.tmp_mb } else { function.memory_mb };
     attach("tmpfs", "/root/tmp", "tmpfs", data, &format!("mode=1777,size={tmp_mb}m"))?;
+    if function.out_mb > 0 {
+        let options = format!("mode=1777,size={}m", function.out_mb);
+        attach("tmpfs", &format!("/root{OUT_DIR}"), "tmpfs", data, &options)?;
+    }
     make_devices("/root/dev")?;
     enter("/root")
 }

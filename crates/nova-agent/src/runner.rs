@@ -52,6 +52,11 @@ impl Runner {
         }
     }
 
+    /// Whether this guest has a result of a build to send. Only `process` mode leaves nothing running.
+    pub fn can_export(&self) -> bool {
+        matches!(self, Self::Process(machine) if machine.function.out_mb > 0)
+    }
+
     /// Starts a call that [`Self::event`] wakes for.
     pub fn run(&self, call: Call, event: Arc<Event>) {
         let machine = match self {

@@ -4,6 +4,7 @@
 //! knowing it. Losing a connection cancels its calls, for nobody waits for them; the machine lives on.
 use crate::call::{Call, CancelHandle};
 use crate::console::say;
+use crate::export::Credits;
 use crate::listen::Listener;
 use crate::outgoing::Outgoing;
 use crate::place::Place;
@@ -22,6 +23,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+mod export;
+
 /// How long an accept that failed is left alone, so that a lasting failure does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
@@ -39,6 +42,8 @@ pub struct Server {
     /// Signalled when a call has ended.
     call_ended: Condvar,
     running: Mutex<HashMap<u64, CancelHandle>>,
+    /// What the export under way may send.
+    export: Mutex<Option<Arc<Credits>>>,
     runner: OnceLock<Runner>,
 }
 
@@ -54,6 +59,7 @@ impl Server {
             session: Mutex::new(Session::new()),
             call_ended: Condvar::new(),
             running: Mutex::default(),
+            export: Mutex::default(),
             runner: OnceLock::new(),
         })
     }
@@ -152,6 +158,12 @@ impl Server {
             Action::SetUp { id, init } => outgoing.send_control(id, self.set_up(*init)),
             Action::Run { id, exec } => self.run(id, exec, outgoing),
             Action::Cancel { id } => self.cancel(id),
+            Action::Export { id } => self.export(id, outgoing),
+            Action::Credit { bytes } => {
+                if let Some(credits) = &*self.exporting() {
+                    credits.grant(bytes);
+                }
+            }
             Action::Reconfigure { id, reconfigure } => {
                 let reply = match self.place.reconfigure(&reconfigure) {
                     Ok(()) => Reply::Pong {},
@@ -218,8 +230,14 @@ impl Server {
     }
 
     fn cancel(&self, id: u64) {
-        if let Some(handle) = self.running().get(&id) {
-            handle.cancel();
+        match self.running().get(&id) {
+            Some(handle) => handle.cancel(),
+            // The session names only what is under way: the one export.
+            None => {
+                if let Some(credits) = &*self.exporting() {
+                    credits.cancel();
+                }
+            }
         }
     }
 

@@ -5,11 +5,11 @@
 //!                             └──failed──▶ Broken ──────────Stop──────▶ ┘
 //! ```
 //!
-//! *Running* is *Ready* with at least one call in it. Nothing here reads a socket or starts a
+//! *Running* is *Ready* with at least one call in it, or with an export, which wants the machine for itself. Nothing here reads a socket or starts a
 //! process: [`crate::server`] feeds it and carries out what it says, so every rule of the protocol
 //! (one Init, bounded slots, each attempt at most once) is tested without I/O.
 use crate::attempts::Attempts;
-use nova_proto::{Exec, Init, Message, Reconfigure, Refusal, RefusalKind, Reply};
+use nova_proto::{Credit, Exec, Init, Message, Reconfigure, Refusal, RefusalKind, Reply};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -27,8 +27,12 @@ pub enum Action {
     SetUp { id: u64, init: Box<Init> },
     /// Start this call, then report its end to [`Session::finished`].
     Run { id: u64, exec: Exec },
-    /// Kill the call with this id; it still reports its end.
+    /// End the call or export with this id; it still reports its end.
     Cancel { id: u64 },
+    /// Begin to send the build's result, then report its end to [`Session::finished`].
+    Export { id: u64 },
+    /// The host has read so many bytes of the export under way.
+    Credit { bytes: u32 },
     /// Take on the new identity, then answer.
     Reconfigure { id: u64, reconfigure: Reconfigure },
     /// Send this answer.
@@ -44,6 +48,8 @@ enum State {
     Ready {
         slots: usize,
         running: BTreeMap<u64, String>,
+        /// The frame id of the export under way; then nothing runs.
+        exporting: Option<u64>,
     },
     /// The set-up failed; the machine is half made and nothing will run in it.
     Broken,
@@ -76,15 +82,23 @@ impl Session {
                 actions
             }
             // A cancel may cross the answer on its way; then there is nothing left to do.
-            Message::Cancel if self.is_running(id) => vec![Action::Cancel { id }],
+            Message::Cancel if self.is_running(id) || self.is_exporting(id) => {
+                vec![Action::Cancel { id }]
+            }
             Message::Cancel => vec![],
+            Message::Export => self.on_export(id),
+            // As with a cancel, the end of the export may be on its way.
+            Message::Credit(Credit { bytes }) if self.is_exporting(id) => {
+                vec![Action::Credit { bytes }]
+            }
+            Message::Credit(_) => vec![],
             Message::Reconfigure(reconfigure) => match &self.state {
-                State::Ready { running, .. } if running.is_empty() => {
+                State::Ready { running, exporting: None, .. } if running.is_empty() => {
                     vec![Action::Reconfigure { id, reconfigure }]
                 }
                 _ => refuse(id, RefusalKind::WrongState, "reconfigure is for an idle, ready guest"),
             },
-            Message::Resp(_) | Message::Log(_) | Message::Chunk(_) | Message::Credit(_) => {
+            Message::Resp(_) | Message::Log(_) | Message::Chunk(_) => {
                 refuse(id, RefusalKind::Malformed, "the host does not send messages of this type")
             }
         }
@@ -94,18 +108,21 @@ impl Session {
     pub fn set_up_finished(&mut self, slots: Result<u32, ()>) {
         if matches!(self.state, State::SettingUp) {
             self.state = match slots {
-                Ok(slots) => {
-                    State::Ready { slots: slots.max(1) as usize, running: BTreeMap::new() }
-                }
+                Ok(slots) => State::Ready {
+                    slots: slots.max(1) as usize,
+                    running: BTreeMap::new(),
+                    exporting: None,
+                },
                 Err(()) => State::Broken,
             };
         }
     }
 
-    /// Takes the end of a call: its slot is free.
+    /// Takes the end of a call or export: its place is free.
     pub fn finished(&mut self, id: u64) {
-        if let State::Ready { running, .. } = &mut self.state {
+        if let State::Ready { running, exporting, .. } = &mut self.state {
             running.remove(&id);
+            exporting.take_if(|exporting| *exporting == id);
         }
     }
 
@@ -116,16 +133,23 @@ impl Session {
 
     fn cancel_all(&self) -> Vec<Action> {
         match &self.state {
-            State::Ready { running, .. } => {
-                running.keys().map(|&id| Action::Cancel { id }).collect()
+            State::Ready { running, exporting, .. } => {
+                running.keys().chain(exporting).map(|&id| Action::Cancel { id }).collect()
             }
             _ => vec![],
         }
     }
 
-    /// True when no call runs.
+    /// True when no call runs and nothing is exported.
     pub fn is_idle(&self) -> bool {
-        !matches!(&self.state, State::Ready { running, .. } if !running.is_empty())
+        match &self.state {
+            State::Ready { running, exporting, .. } => running.is_empty() && exporting.is_none(),
+            _ => true,
+        }
+    }
+
+    fn is_exporting(&self, id: u64) -> bool {
+        matches!(&self.state, State::Ready { exporting: Some(exporting), .. } if *exporting == id)
     }
 
     fn is_running(&self, id: u64) -> bool {
@@ -151,13 +175,27 @@ impl Session {
         }
     }
 
+    fn on_export(&mut self, id: u64) -> Vec<Action> {
+        let State::Ready { running, exporting, .. } = &mut self.state else {
+            return refuse(id, RefusalKind::WrongState, "export is for a guest that is set up");
+        };
+        if !running.is_empty() || exporting.is_some() {
+            return refuse(id, RefusalKind::Busy, "export is for a guest in which nothing runs");
+        }
+        *exporting = Some(id);
+        vec![Action::Export { id }]
+    }
+
     fn on_exec(&mut self, id: u64, exec: Exec) -> Vec<Action> {
         if let Some(problem) = problem_with(&exec) {
             return refuse(id, RefusalKind::Malformed, problem);
         }
-        let State::Ready { slots, running } = &mut self.state else {
+        let State::Ready { slots, running, exporting } = &mut self.state else {
             return refuse(id, RefusalKind::WrongState, "exec is for a guest that is set up");
         };
+        if exporting.is_some() {
+            return refuse(id, RefusalKind::Busy, "the result of a build is being sent");
+        }
         if running.contains_key(&id) {
             return refuse(id, RefusalKind::Malformed, "this frame id belongs to a running call");
         }

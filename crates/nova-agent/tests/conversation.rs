@@ -1,7 +1,7 @@
 //! The conversation with the host: its rules, and what hostile or broken peers get.
 mod support;
 
-use nova_proto::{Chunk, Credit, Message, PROTOCOL_VERSION, RefusalKind, Reply};
+use nova_proto::{Chunk, Message, PROTOCOL_VERSION, RefusalKind, Reply};
 use std::io::Write;
 use std::net::Shutdown;
 use support::{Guest, exec, exec_within, persistent, process, raw_frame, wait_for};
@@ -96,11 +96,9 @@ fn messages_that_make_no_sense_are_refused_one_by_one() {
             other => panic!("not refused but {other:?}: {payload:.80}"),
         }
     }
-    for message in [
-        Message::Resp(Reply::Pong {}),
-        Message::Chunk(Chunk { data: vec![1], last: true }),
-        Message::Credit(Credit { bytes: 1 }),
-    ] {
+    for message in
+        [Message::Resp(Reply::Pong {}), Message::Chunk(Chunk { data: vec![1], last: true })]
+    {
         assert_eq!(host.refused(message).kind, RefusalKind::Malformed);
     }
     host.send_as(77, Message::Cancel);

@@ -1,7 +1,8 @@
 //! A function: its configuration, its code, and the hash that tells one revision from another.
 use crate::validation::{in_range, quote};
 use crate::{
-    Environment, FunctionName, InvalidField, Layers, Mode, NetworkPolicy, RuntimeId, SecretName,
+    Build, BuildStatus, Environment, FunctionName, InvalidField, Layers, Mode, NetworkPolicy,
+    RuntimeId, SecretName,
 };
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -305,8 +306,10 @@ pub struct Function {
     pub name: FunctionName,
     /// What its author decided.
     pub config: FunctionConfig,
-    /// Its code.
+    /// Its code; where nothing was ever built of its source, that source.
     pub code_hash: CodeHash,
+    /// Its last build; `None` for code that is run as it is.
+    pub build: Option<Build>,
     /// Counts changes, from 1.
     pub revision: u64,
     /// The version that calls of the bare name run, from 1.
@@ -318,6 +321,19 @@ pub struct Function {
 }
 
 impl Function {
+    /// Whether calls have something to run: the status of its build only as long as none has succeeded.
+    pub fn status(&self) -> BuildStatus {
+        match &self.build {
+            Some(build) if build.source == self.code_hash => build.status,
+            _ => BuildStatus::Ready,
+        }
+    }
+
+    /// Whether a build waits or runs.
+    pub fn is_being_built(&self) -> bool {
+        self.build.as_ref().is_some_and(|build| build.status == BuildStatus::Pending)
+    }
+
     /// The hash of all that a running VM of this function depends on. Labels, description and
     /// replica counts are left out: changing them needs no new VM.
     pub fn revision_hash(&self) -> RevisionHash {
@@ -339,9 +355,24 @@ impl Function {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::BuildKind;
 
     fn config() -> FunctionConfig {
         FunctionConfig::new(RuntimeId::parse("python").unwrap())
+    }
+
+    fn function() -> Function {
+        Function {
+            id: Uuid::nil(),
+            name: FunctionName::parse("f").unwrap(),
+            config: config(),
+            code_hash: CodeHash::of(b"one"),
+            build: None,
+            revision: 1,
+            version: 1,
+            created_at: DateTime::UNIX_EPOCH,
+            updated_at: DateTime::UNIX_EPOCH,
+        }
     }
 
     fn field_of(change: impl FnOnce(&mut FunctionConfig)) -> String {
@@ -385,16 +416,7 @@ mod tests {
 
     #[test]
     fn a_revision_changes_with_what_a_call_runs_and_with_nothing_else() {
-        let function = Function {
-            id: Uuid::nil(),
-            name: FunctionName::parse("f").unwrap(),
-            config: config(),
-            code_hash: CodeHash::of(b"one"),
-            revision: 1,
-            version: 1,
-            created_at: DateTime::UNIX_EPOCH,
-            updated_at: DateTime::UNIX_EPOCH,
-        };
+        let function = function();
         let changed = |change: fn(&mut Function)| {
             let mut other = function.clone();
             change(&mut other);
@@ -406,5 +428,21 @@ mod tests {
         assert!(changed(|f| f.config.network = NetworkPolicy::None));
         assert!(!changed(|f| f.config.description = "new words".into()));
         assert!(!changed(|f| f.config.min_replicas = 2));
+    }
+
+    #[test]
+    fn a_function_serves_what_was_built_before_whatever_becomes_of_the_next_build() {
+        let mut function = function();
+        assert_eq!(function.status(), BuildStatus::Ready);
+        let mut build = Build::pending(BuildKind::Compile, function.code_hash.clone(), config());
+        function.build = Some(build.clone());
+        assert_eq!(function.status(), BuildStatus::Pending);
+        function.code_hash = CodeHash::of(b"built");
+        assert_eq!(function.status(), BuildStatus::Ready);
+        assert!(function.is_being_built());
+        build.status = BuildStatus::Failed;
+        function.build = Some(build);
+        assert_eq!(function.status(), BuildStatus::Ready);
+        assert!(!function.is_being_built());
     }
 }

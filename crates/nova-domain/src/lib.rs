@@ -5,6 +5,7 @@
 //! of the type is the proof that it is valid.
 #![forbid(unsafe_code)]
 
+mod build;
 mod environment;
 mod function;
 mod invocation;
@@ -14,6 +15,7 @@ mod network;
 mod runtime;
 mod validation;
 
+pub use build::{Build, BuildKind, BuildStatus};
 pub use environment::{EnvValue, Environment};
 pub use function::{
     CodeHash, Function, FunctionConfig, Limits, RevisionHash, SnapshotPolicy, default_handler,

@@ -38,6 +38,12 @@ pub enum SetupError {
         /// The mode.
         mode: Mode,
     },
+    /// Its code is source, and the build of it is not done.
+    #[error("it is being built; `nova get` shows when it is ready")]
+    BuildPending,
+    /// Its code is source that could not be built.
+    #[error("it was not built: {0}")]
+    BuildFailed(String),
     /// A secret is missing, or may not be used, or does not open.
     #[error(transparent)]
     Secret(#[from] VaultError),
@@ -163,10 +169,19 @@ impl InvokeError {
         }
     }
 
+    /// Whether there is nothing to run yet: the build of the function is not done, or failed.
+    pub(crate) fn is_of_a_build(&self) -> bool {
+        let Self::Setup { cause, .. } = self else { return false };
+        matches!(**cause, SetupError::BuildPending | SetupError::BuildFailed(_))
+    }
+
     /// Seconds after which the same call may succeed, for `Retry-After`; `None` where waiting does
     /// not help.
     pub fn retry_after_s(&self) -> Option<u32> {
         match self {
+            Self::Setup { cause, .. } if matches!(**cause, SetupError::BuildPending) => {
+                Some(RETRY_AFTER_S)
+            }
             Self::Saturated { .. }
             | Self::PayloadsFull { .. }
             | Self::AcquireTimeout { .. }
@@ -189,6 +204,8 @@ impl SetupError {
         match self {
             Self::RuntimeNotInstalled(_) => "runtime_not_installed",
             Self::ModeNotSupported { .. } => "mode_not_supported",
+            Self::BuildPending => "build_pending",
+            Self::BuildFailed(_) => "build_failed",
             Self::Secret(VaultError::NotFound(_)) => "secret_missing",
             Self::Secret(VaultError::NotAllowed { .. }) => "secret_forbidden",
             Self::Secret(VaultError::Store(_)) => "store_unavailable",

@@ -171,6 +171,7 @@ impl Executor {
     pub async fn functions_changed(&self, name: &FunctionName) {
         if let Err(error) = self.shared.directory.changed(name).await
             && !matches!(error, InvokeError::FunctionNotFound(_))
+            && !error.is_of_a_build()
         {
             tracing::warn!(function = %name, %error, "a changed function cannot run as it is");
         }

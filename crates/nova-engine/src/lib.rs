@@ -19,12 +19,14 @@
 //! executor.stats() -> Stats                   every VM: id, function, phase, age, memory
 //! executor.metrics() -> MetricsSnapshot       for JSON and Prometheus
 //! executor.drain(within).await -> DrainReport no new calls; waits for those in flight; stops every VM
+//! Builds::{new, submit, log, resume, stop} functions whose code is source; see `build`
 //! InvokeError::{code, retry_after_s}          saturated and acquire_timeout are 429
 //! ```
 //! The three `*_changed` calls are what keeps the cached plans true: they return when the next call
 //! runs the new state. Calls in flight finish on what they started with.
 #![forbid(unsafe_code)]
 
+mod build;
 mod call;
 mod config;
 mod directory;
@@ -37,6 +39,7 @@ mod pool;
 mod recorder;
 mod stats;
 
+pub use build::{BuildNetwork, BuildParts, Builds, LiveLog, LogPart};
 pub use call::error_code;
 pub use config::{BOOTS_MAX_PER_CPU, EngineConfig, IDLE_TTL, QUEUE_MAX_PER_FUNCTION};
 pub use error::{BootFailure, InvokeError, RETRY_AFTER_S, SetupError};

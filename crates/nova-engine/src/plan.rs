@@ -6,7 +6,9 @@
 use crate::SetupError;
 use crate::metrics::Series;
 use crate::pool::policy::Shape;
-use nova_domain::{CodeHash, EnvValue, Function, FunctionName, RuntimeImage, SecretName};
+use nova_domain::{
+    BuildStatus, CodeHash, EnvValue, Function, FunctionName, RuntimeImage, SecretName,
+};
 use nova_proto::{FunctionSetup, OwnImage, SecretFile};
 use nova_store::SecretVault;
 use nova_vm::images::{RuntimeCatalog, code, layer_environment};
@@ -39,6 +41,14 @@ impl Plan {
         vault: &SecretVault,
         series: Arc<Series>,
     ) -> Result<Self, SetupError> {
+        match function.status() {
+            BuildStatus::Ready => {}
+            BuildStatus::Pending => return Err(SetupError::BuildPending),
+            BuildStatus::Failed => {
+                let error = function.build.as_ref().and_then(|build| build.error.clone());
+                return Err(SetupError::BuildFailed(error.unwrap_or_default()));
+            }
+        }
         let config = &function.config;
         let image = catalog
             .get(&config.runtime)
@@ -117,6 +127,7 @@ impl Plan {
                 secrets,
                 memory_mb: config.memory_mb,
                 tmp_mb: config.limits.tmp_mb,
+                out_mb: 0,
                 instance_concurrency: config.instance_concurrency,
                 own_image: self.image.own.as_ref().map(|own| OwnImage {
                     working_dir: own.working_dir.clone(),

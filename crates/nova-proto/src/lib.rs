@@ -49,6 +49,9 @@ pub const FRAME_MAX_BYTES: usize = PAYLOAD_MAX_BYTES + 64 * 1024;
 /// The largest piece of a byte stream in one [`Chunk`], before base64.
 pub const CHUNK_MAX_BYTES: usize = 64 * 1024;
 
+/// The directory of a build's guest that its result is written to, and that [`Message::Export`] sends.
+pub const OUT_DIR: &str = "/out";
+
 /// How many bytes of chunks may be in flight per request before the reader grants more [`Credit`].
 pub const CREDIT_BYTES: usize = 256 * 1024;
 

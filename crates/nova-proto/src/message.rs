@@ -18,16 +18,20 @@ pub enum Message {
     Ping,
     /// 5, to the guest: end everything and power off. Answered by [`Reply::Stopping`].
     Stop,
-    /// 6, to the guest: the caller of the Exec with the same id left; kill it.
+    /// 6, to the guest: the caller of the Exec or Export with the same id left; end it.
     Cancel,
     /// 7, to the host: log lines of the Exec with the same id.
     Log(Log),
-    /// 8, either way: a piece of a byte stream of the Exec with the same id.
+    /// 8, to the host: a piece of what the Export with the same id asked for.
     Chunk(Chunk),
-    /// 9, either way: the reader of that stream is ready for more.
+    /// 9, to the guest: the reader of that stream is ready for more.
     Credit(Credit),
     /// 10, to the guest after a snapshot restore: who you are now. Answered by [`Reply::Pong`].
     Reconfigure(Reconfigure),
+    /// 11, to the guest of a build: send what is in [`crate::OUT_DIR`], as a tar in chunks, of which
+    /// [`crate::CREDIT_BYTES`] may be under way without further leave. Answered behind the last chunk by
+    /// [`Reply::Exported`], or by [`Reply::Refused`] at any point.
+    Export,
 }
 
 /// One call of the function.
@@ -47,7 +51,7 @@ pub struct Exec {
     pub input: Box<RawValue>,
 }
 
-/// The answer to a request. Exactly one per Init, Exec, Ping, Stop and Reconfigure.
+/// The answer to a request. Exactly one per Init, Exec, Ping, Stop, Reconfigure and Export.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Reply {
@@ -59,6 +63,8 @@ pub enum Reply {
     Pong {},
     /// To Stop.
     Stopping {},
+    /// To Export: everything was sent.
+    Exported {},
     /// To anything that was not carried out.
     Refused(Refusal),
 }
@@ -263,6 +269,7 @@ impl Message {
             Message::Chunk(_) => 8,
             Message::Credit(_) => 9,
             Message::Reconfigure(_) => 10,
+            Message::Export => 11,
         }
     }
 
@@ -273,7 +280,9 @@ impl Message {
             Message::Init(init) => encode(kind, id, init),
             Message::Exec(exec) => encode(kind, id, exec),
             Message::Resp(reply) => encode(kind, id, reply),
-            Message::Ping | Message::Stop | Message::Cancel => encode(kind, id, &Empty {}),
+            Message::Ping | Message::Stop | Message::Cancel | Message::Export => {
+                encode(kind, id, &Empty {})
+            }
             Message::Log(log) => encode(kind, id, log),
             Message::Chunk(chunk) => encode(kind, id, chunk),
             Message::Credit(credit) => encode(kind, id, credit),
@@ -300,6 +309,7 @@ impl Message {
             }
             9 => Message::Credit(parse(frame)?),
             10 => Message::Reconfigure(parse(frame)?),
+            11 => parse::<Empty>(frame).map(|_| Message::Export)?,
             other => return Err(MessageError::UnknownType(other)),
         };
         Ok(message)

@@ -134,6 +134,8 @@ pub struct FunctionSetup {
     pub memory_mb: u32,
     /// Size of `/tmp`, MiB; 0 leaves it bounded by memory alone.
     pub tmp_mb: u32,
+    /// Size of [`crate::OUT_DIR`], MiB, which only a build's guest has; 0 everywhere else.
+    pub out_mb: u32,
     /// What the function's author calls the handler, for `_HANDLER` in `lambda` mode.
     pub handler: String,
     /// Calls at once; 1 in `process` mode.
@@ -164,6 +166,7 @@ impl std::fmt::Debug for FunctionSetup {
             .field("secrets", &self.secrets)
             .field("memory_mb", &self.memory_mb)
             .field("tmp_mb", &self.tmp_mb)
+            .field("out_mb", &self.out_mb)
             .field("handler", &self.handler)
             .field("instance_concurrency", &self.instance_concurrency)
             .field("own_image", &self.own_image)

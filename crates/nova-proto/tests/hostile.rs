@@ -124,7 +124,7 @@ fn frames_and_messages_with_anything_more_or_less_are_refused() {
             "{kind}: {payload}"
         );
     }
-    for kind in [0, 11, 255] {
+    for kind in [0, 12, 255] {
         let refused = Message::decode(&frame(kind, "{}"));
         assert!(matches!(refused, Err(MessageError::UnknownType(refused)) if refused == kind));
     }
@@ -172,6 +172,7 @@ fn debug_text_names_secrets_and_does_not_show_them() {
         secrets: vec![SecretFile { name: "token".into(), value: b"xyzzy".to_vec() }],
         memory_mb: 128,
         tmp_mb: 0,
+        out_mb: 0,
         instance_concurrency: 1,
         own_image: None,
     };

@@ -48,7 +48,7 @@ fn any_function() -> impl Strategy<Value = FunctionSetup> {
         (".*", ".*", any_mode(), prop::collection::vec(".*", 0..4), ".*"),
         prop::collection::btree_map("[A-Z_]{1,8}", ".*", 0..4),
         prop::collection::vec(secret, 0..3),
-        any::<(u32, u32, u32)>(),
+        any::<(u32, u32, u32, u32)>(),
     )
         .prop_map(|((name, version, mode, command, handler), env, secrets, numbers)| {
             FunctionSetup {
@@ -62,6 +62,7 @@ fn any_function() -> impl Strategy<Value = FunctionSetup> {
                 memory_mb: numbers.0,
                 tmp_mb: numbers.1,
                 instance_concurrency: numbers.2,
+                out_mb: numbers.3,
                 own_image: None,
             }
         })
@@ -159,6 +160,7 @@ fn any_reply() -> impl Strategy<Value = Message> {
         report.prop_map(Reply::Done),
         Just(Reply::Pong {}),
         Just(Reply::Stopping {}),
+        Just(Reply::Exported {}),
         (prop::sample::select(refusals), ".*")
             .prop_map(|(kind, message)| Reply::Refused(Refusal { kind, message })),
     ];
@@ -190,6 +192,7 @@ fn any_message() -> impl Strategy<Value = Message> {
         Just(Message::Ping),
         Just(Message::Stop),
         Just(Message::Cancel),
+        Just(Message::Export),
         any_log(),
         (any_bytes(), any::<bool>()).prop_map(|(data, last)| Message::Chunk(Chunk { data, last })),
         any::<u32>().prop_map(|bytes| Message::Credit(Credit { bytes })),

@@ -140,7 +140,7 @@ pub trait Store: Send + Sync + 'static {
     /// Removes a function; [`StoreError::NotFound`] where there is none. Records stay.
     async fn delete_function(&self, name: &FunctionName) -> Result<(), StoreError>;
 
-    /// Archives that any function or layer refers to.
+    /// Archives that any function or layer refers to, the source of a function's last build included.
     async fn code_in_use(&self) -> Result<Vec<CodeHash>, StoreError>;
 
     /// Adds records of calls and their log lines. What is there already (same request id, attempt

@@ -1,5 +1,5 @@
 //! Makes artefacts without a daemon: `images setup DATA_DIR`, `images add DATA_DIR RUNTIME...`,
-//! `images remove DATA_DIR RUNTIME`, `images toolchain DATA_DIR LANGUAGE DIRECTORY`.
+//! `images remove DATA_DIR RUNTIME`, `images builder DATA_DIR LANGUAGE...`, `images toolchain DATA_DIR LANGUAGE DIRECTORY`.
 use nova_domain::RuntimeId;
 use nova_vm::images::{Installer, KernelChoice, Progress};
 use std::error::Error;
@@ -42,6 +42,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
             let installer = Installer::new(Path::new(data_dir));
             installer.remove_runtime(&RuntimeId::parse(runtime)?).await?;
         }
+        ["builder", data_dir, languages @ ..] if !languages.is_empty() => {
+            for language in languages {
+                let installer = Installer::new(Path::new(data_dir));
+                let record = installer.add_builder(&RuntimeId::parse(language)?, &Lines).await?;
+                println!("{} {} {} bytes", record.language, record.version, record.size);
+            }
+        }
         ["toolchain", data_dir, language, directory] => {
             let installer = Installer::new(Path::new(data_dir));
             installer.unpack_toolchain(language, Path::new(directory), &Lines).await?;
@@ -49,7 +56,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         _ => {
             return Err(
                 "images setup DATA_DIR | add DATA_DIR RUNTIME... | remove DATA_DIR RUNTIME \
-                        | toolchain DATA_DIR LANGUAGE DIRECTORY"
+                        | builder DATA_DIR LANGUAGE... | toolchain DATA_DIR LANGUAGE DIRECTORY"
                     .into(),
             );
         }

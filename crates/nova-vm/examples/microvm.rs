@@ -211,6 +211,7 @@ fn spec(
             secrets: Vec::new(),
             memory_mb: 128,
             tmp_mb: 0,
+            out_mb: 0,
             instance_concurrency: 1,
             own_image: None,
         },

@@ -154,6 +154,12 @@ pub trait MicroVm: Send + Sync + 'static {
     /// while it runs. Dropping the future cancels the call in the guest.
     async fn exec(&self, request: ExecRequest, events: EventSink) -> Result<ExecReport, ExecError>;
 
+    /// What a build has written to [`nova_proto::OUT_DIR`], as the tar that its guest makes of it: at most
+    /// `limit` bytes, and hostile like any upload. Only guests with an `out_mb` have that.
+    async fn export(&self, limit: usize) -> Result<Vec<u8>, ExecError> {
+        Err(ExecError::Refused(format!("this guest cannot send a result of up to {limit} bytes")))
+    }
+
     /// After the future of an [`exec`](Self::exec) was dropped: resolves to true once the guest has
     /// ended every cancelled call and is as good as before, to false when it does not in time. A
     /// guest that cannot tell is not to be used again.

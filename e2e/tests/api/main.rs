@@ -5,6 +5,7 @@
 mod aws_clients;
 mod bad_input;
 mod bootstraps;
+mod builds;
 mod capacity;
 mod code_packages;
 mod command_line;

@@ -5,6 +5,7 @@
 
 mod backend_choice;
 mod broken_parts;
+mod builds;
 mod containers;
 mod crash;
 mod fairness;
@@ -12,6 +13,7 @@ mod https;
 mod interrupted;
 mod network;
 mod own_image;
+mod packages;
 mod secrets_at_rest;
 mod shutdown;
 

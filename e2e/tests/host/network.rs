@@ -115,9 +115,14 @@ impl Internet {
         counts.filter(|(_, count)| *count > 0).collect()
     }
 
+    /// A listener on every address of the sink.
+    pub(crate) fn listen(&self, port: u16) -> TcpListener {
+        within(&self.sink, || TcpListener::bind(("0.0.0.0", port)).unwrap())
+    }
+
     /// A server on every address of the sink that says hello.
     fn serve(&self, port: u16) {
-        let listener = within(&self.sink, || TcpListener::bind(("0.0.0.0", port)).unwrap());
+        let listener = self.listen(port);
         std::thread::spawn(move || {
             for connection in listener.incoming() {
                 connection.unwrap().write_all(b"hello from outside").ok();

@@ -25,6 +25,7 @@ fn init() -> Message {
             secrets: vec![],
             memory_mb: 128,
             tmp_mb: 0,
+            out_mb: 0,
             instance_concurrency: 2,
             own_image: None,
         },
@@ -123,14 +124,46 @@ fn a_reconfigure_is_for_an_idle_guest() {
     assert_eq!(refusal(&session.on_message(4, reconfigure())), RefusalKind::WrongState);
 }
 
+#[test]
+fn an_export_has_the_guest_for_itself() {
+    let mut session = Session::new();
+    assert_eq!(refusal(&session.on_message(1, Message::Export)), RefusalKind::WrongState);
+    let mut session = ready();
+    session.on_message(2, exec("a", 1));
+    assert_eq!(refusal(&session.on_message(3, Message::Export)), RefusalKind::Busy);
+    session.finished(2);
+    assert!(matches!(session.on_message(4, Message::Export)[..], [Action::Export { id: 4 }]));
+    assert!(!session.is_idle());
+    assert_eq!(refusal(&session.on_message(5, Message::Export)), RefusalKind::Busy);
+    assert_eq!(refusal(&session.on_message(6, exec("b", 1))), RefusalKind::Busy);
+    session.finished(4);
+    assert!(matches!(session.on_message(7, exec("b", 1))[..], [Action::Run { id: 7, .. }]));
+}
+
+#[test]
+fn credit_and_cancel_reach_the_export_that_they_name_and_no_other() {
+    let credit = || Message::Credit(Credit { bytes: 9 });
+    let mut session = ready();
+    assert!(session.on_message(2, credit()).is_empty());
+    session.on_message(3, Message::Export);
+    let granted = session.on_message(3, credit());
+    assert!(matches!(granted[..], [Action::Credit { bytes: 9 }]), "{granted:?}");
+    assert!(session.on_message(2, credit()).is_empty());
+    assert!(matches!(session.on_message(3, Message::Cancel)[..], [Action::Cancel { id: 3 }]));
+    assert!(matches!(session.on_disconnect()[..], [Action::Cancel { id: 3 }]));
+    session.finished(3);
+    assert!(session.on_message(3, credit()).is_empty());
+}
+
 proptest! {
     /// Whatever the host sends in whatever order: slots hold, no attempt runs twice, every request
     /// gets exactly one answer or one start, and a disconnect cancels exactly what runs.
     #[test]
-    fn the_rules_hold_for_any_history(steps in prop::collection::vec((0_u8..8, 0_u8..5, 1_u32..3), 0..60)) {
+    fn the_rules_hold_for_any_history(steps in prop::collection::vec((0_u8..9, 0_u8..5, 1_u32..3), 0..60)) {
         let mut session = Session::new();
         let mut running = std::collections::BTreeSet::new();
         let mut run = std::collections::BTreeSet::new();
+        let mut exporting = None;
         for (number, (kind, request, attempt)) in steps.into_iter().enumerate() {
             let id = number as u64 + 1;
             let actions = match kind {
@@ -146,6 +179,7 @@ proptest! {
                     prop_assert_eq!(cancelled, running.iter().copied().collect::<Vec<u64>>());
                     vec![]
                 }
+                7 => session.on_message(id, Message::Export),
                 _ => {
                     if let Some(first) = running.pop_first() { session.finished(first); }
                     vec![]
@@ -153,7 +187,13 @@ proptest! {
             };
             prop_assert!(actions.len() <= 1);
             for action in actions {
+                if let Action::Export { id } = action {
+                    prop_assert!(running.is_empty(), "an export has the guest for itself");
+                    exporting = Some(id);
+                    running.insert(id);
+                }
                 if let Action::Run { id, exec } = action {
+                    prop_assert!(exporting.is_none_or(|exporting| !running.contains(&exporting)));
                     prop_assert!(run.insert((exec.request_id, exec.attempt)));
                     running.insert(id);
                     prop_assert!(running.len() <= 2);

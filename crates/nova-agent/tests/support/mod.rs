@@ -1,6 +1,6 @@
 //! A guest for tests: the real agent as PID 1 of its own pid and mount namespaces, as in a container.
 //!
-//! Its root is an overlay over the host's, so `sh` and `python3` are there, with `/code`, `/tmp`,
+//! Its root is an overlay over the host's, so `sh` and `python3` are there, with `/code`, `/tmp`, `/out`,
 //! `/run` and `/nova` of its own; of root's capabilities it has those that a container has. Needs root, and leaves nothing: the namespaces die with the agent.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
@@ -28,7 +28,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const ENTER: &str = r#"
 set -e
 mount -t tmpfs tmpfs "$1/ns"
-mkdir -p "$1/ns/upper/code" "$1/ns/upper/var/task" "$1/ns/upper/nova" "$1/ns/work" "$1/ns/root"
+mkdir -p "$1/ns/upper/code" "$1/ns/upper/var/task" "$1/ns/upper/nova" "$1/ns/upper/out" "$1/ns/work" "$1/ns/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/ns/upper,workdir=$1/ns/work" "$1/ns/root"
 cd "$1/ns/root"
 mount --bind "$1/code" code
@@ -40,6 +40,7 @@ mount -t tmpfs tmpfs dev/shm
 mount --rbind /sys sys
 mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs -o mode=1777 tmpfs tmp
+mount -t tmpfs -o mode=1777,uid=1000,gid=1000 tmpfs out
 exec chroot . setpriv --bounding-set=-all,+setuid,+setgid,+kill --inh-caps=-all \
     /nova/nova-agent --socket /nova/agent.sock
 "#;
@@ -323,9 +324,15 @@ pub fn process(command: &[&str]) -> FunctionSetup {
         secrets: vec![],
         memory_mb: 128,
         tmp_mb: 0,
+        out_mb: 0,
         instance_concurrency: 1,
         own_image: None,
     }
+}
+
+/// A build that runs this command.
+pub fn build(command: &[&str]) -> FunctionSetup {
+    FunctionSetup { out_mb: 64, ..process(command) }
 }
 
 /// A function in `persistent` mode that runs this command.

@@ -69,7 +69,7 @@ impl World {
             driver: driver.clone(),
             store: store.clone(),
             vault: vault.clone(),
-            catalog: Arc::new(RuntimeCatalog::fixed(vec![runtime])),
+            catalog: Arc::new(RuntimeCatalog::fixed(vec![runtime], vec![])),
             config,
         });
         Self { executor, driver, store, vault }
@@ -89,6 +89,7 @@ impl World {
             name: name(function),
             config: FunctionConfig::new(RuntimeId::parse("base").unwrap()),
             code_hash: CodeHash::of(b"first"),
+            build: None,
             revision: 0,
             version: 1,
             created_at: DateTime::UNIX_EPOCH,

@@ -65,6 +65,7 @@ pub(super) fn function_row(function: &Function) -> Result<function::Model, Store
         version: to_signed(function.version),
         code_hash: function.code_hash.to_string(),
         config: to_json(&function.config)?,
+        build: function.build.as_ref().map(to_json).transpose()?,
         created_at: function.created_at,
         updated_at: function.updated_at,
     })
@@ -75,6 +76,7 @@ pub(super) fn function(row: function::Model) -> Result<Function, StoreError> {
     Ok(Function {
         id: row.id,
         config: of.json(row.config)?,
+        build: row.build.map(|build| of.json(build)).transpose()?,
         code_hash: of.text(row.code_hash)?,
         revision: of.number(row.revision)?,
         version: of.number(row.version)?,

@@ -16,6 +16,8 @@ pub(super) mod function {
         pub code_hash: String,
         #[sea_orm(column_type = "JsonBinary")]
         pub config: Json,
+        #[sea_orm(column_type = "JsonBinary")]
+        pub build: Option<Json>,
         pub created_at: DateTimeUtc,
         pub updated_at: DateTimeUtc,
     }

@@ -73,6 +73,10 @@ pub(super) async fn code_in_use(db: &DatabaseConnection) -> Result<Vec<CodeHash>
         let function = convert::function(row)?;
         hashes.extend(function.config.layers.hashes().cloned());
         hashes.insert(function.code_hash);
+        if let Some(build) = function.build {
+            hashes.extend(build.config.layers.hashes().cloned());
+            hashes.insert(build.source);
+        }
     }
     hashes.extend(layers::list(db).await?.into_iter().map(|layer| layer.hash));
     Ok(hashes.into_iter().collect())

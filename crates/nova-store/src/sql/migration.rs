@@ -9,7 +9,7 @@ pub(super) struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(M0001Initial), Box::new(M0002Layers)]
+        vec![Box::new(M0001Initial), Box::new(M0002Layers), Box::new(M0003Builds)]
     }
 }
 
@@ -30,6 +30,7 @@ enum Function {
     Version,
     CodeHash,
     Config,
+    Build,
     CreatedAt,
     UpdatedAt,
 }
@@ -248,5 +249,23 @@ impl MigrationTrait for M0002Layers {
                     .take(),
             )
             .await
+    }
+}
+
+/// The last build of a function.
+struct M0003Builds;
+
+impl MigrationName for M0003Builds {
+    fn name(&self) -> &str {
+        "0003_builds"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for M0003Builds {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let mut build = ColumnDef::new(Function::Build);
+        build.json_binary();
+        manager.alter_table(Table::alter().table(Function::Table).add_column(build).take()).await
     }
 }

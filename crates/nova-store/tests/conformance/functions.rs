@@ -1,5 +1,6 @@
 //! Functions: names are unique, revisions move one at a time.
 use crate::{function, name, page};
+use nova_domain::{Build, BuildKind, CodeHash};
 use nova_store::{Store, StoreError};
 use std::sync::Arc;
 
@@ -71,6 +72,20 @@ pub async fn pages_cover_all_functions_once(store: Arc<impl Store>) {
         }
     }
     assert_eq!(seen, ["f0", "f1", "f2", "f3", "f4", "f5", "f6"]);
+}
+
+pub async fn a_build_is_kept_with_its_function_and_so_is_its_source(store: Arc<impl Store>) {
+    let mut written = function("hello");
+    let mut build =
+        Build::pending(BuildKind::Dependencies, CodeHash::of(b"source"), written.config.clone());
+    build.error = Some("main.c:1: no".into());
+    build.log = vec!["line".into()];
+    written.build = Some(build);
+    store.create_function(&written).await.unwrap();
+    assert_eq!(store.function(&written.name).await.unwrap(), Some(written.clone()));
+    let mut used = vec![written.code_hash, CodeHash::of(b"source")];
+    used.sort();
+    assert_eq!(store.code_in_use().await.unwrap(), used);
 }
 
 pub async fn code_in_use_is_what_functions_refer_to(store: Arc<impl Store>) {

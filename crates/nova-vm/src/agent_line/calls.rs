@@ -2,8 +2,9 @@
 //!
 //! A request is *waiting*, or *abandoned*: nobody waits, but the guest still owes its one reply, and
 //! until that comes the id may not be taken for a forged one.
+use super::export::ChunkSender;
 use super::logs::LineSender;
-use nova_proto::{LogLine, Reply};
+use nova_proto::{Chunk, LogLine, Reply};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::{oneshot, watch};
@@ -19,6 +20,7 @@ pub(super) enum Expected {
     Done(LineSender),
     Pong,
     Stopping,
+    Exported(ChunkSender),
 }
 
 /// A reply for a waiting request.
@@ -107,7 +109,9 @@ impl CallTable {
                     }
                     (Expected::Ready, Reply::Ready(_) | Reply::Refused(_))
                     | (Expected::Pong, Reply::Pong {} | Reply::Refused(_))
-                    | (Expected::Stopping, Reply::Stopping {} | Reply::Refused(_)) => false,
+                    | (Expected::Stopping, Reply::Stopping {} | Reply::Refused(_))
+                    | (Expected::Exported(_), Reply::Refused(_)) => false,
+                    (Expected::Exported(chunks), Reply::Exported {}) if chunks.ended() => false,
                     _ => return Err(format!("the reply to request {id} is of the wrong kind")),
                 };
                 // The request may be given up at this very moment: then nobody wants the answer.
@@ -137,6 +141,29 @@ impl CallTable {
             Some(Call::Waiting { .. }) | None => {
                 Err(format!("log lines of request {id}, which is not a call"))
             }
+        }
+    }
+
+    /// A piece of an export has arrived. One that nobody asked for, or gave leave for, is the reason to
+    /// end the line.
+    pub fn chunk(&self, id: u64, chunk: Chunk) -> Result<(), String> {
+        match self.state().calls.get_mut(&id) {
+            Some(Call::Waiting { expected: Expected::Exported(sender), .. }) => {
+                sender.send(chunk).map_err(|problem| format!("export {id}: {problem}"))
+            }
+            Some(Call::Abandoned) => Ok(()),
+            Some(Call::Waiting { .. }) | None => {
+                Err(format!("a chunk of request {id}, which is not an export"))
+            }
+        }
+    }
+
+    /// Leaves it to an export to take so many bytes more.
+    pub fn grant(&self, id: u64, bytes: usize) {
+        if let Some(Call::Waiting { expected: Expected::Exported(sender), .. }) =
+            self.state().calls.get_mut(&id)
+        {
+            sender.grant(bytes);
         }
     }
 

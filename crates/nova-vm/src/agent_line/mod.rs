@@ -15,6 +15,7 @@
 //! frame has not begun to leave, it never will; otherwise the guest is told, and the answer that it
 //! still owes is thrown away when it comes.
 mod calls;
+mod export;
 mod logs;
 mod outbox;
 mod reader;
@@ -213,7 +214,8 @@ impl AgentLine {
         expected: Expected,
     ) -> Result<(OpenCall<'_>, oneshot::Receiver<Answer>), LineError> {
         let (id, answer) = self.line.calls.open(expected).map_err(LineError::Closed)?;
-        let call = OpenCall { line: &self.line, id, is_exec: matches!(message, Message::Exec(_)) };
+        let can_end = matches!(message, Message::Exec(_) | Message::Export);
+        let call = OpenCall { line: &self.line, id, can_end };
         match message.encode(id) {
             Ok(bytes) => self.line.outbox.send(id, bytes),
             Err(error) => {
@@ -234,11 +236,12 @@ impl Drop for AgentLine {
     }
 }
 
-/// A request on its way. Dropped before it was answered, it is given up: cancelled if it is a call.
+/// A request on its way. Dropped before it was answered, it is given up: cancelled if that can be.
 struct OpenCall<'a> {
     line: &'a Line,
     id: u64,
-    is_exec: bool,
+    /// Whether the guest can be told to end it.
+    can_end: bool,
 }
 
 impl OpenCall<'_> {
@@ -255,7 +258,7 @@ impl Drop for OpenCall<'_> {
             return;
         }
         self.line.calls.abandon(self.id);
-        if self.is_exec {
+        if self.can_end {
             // A message without content always encodes.
             if let Ok(bytes) = Message::Cancel.encode(self.id) {
                 self.line.outbox.send(self.id, bytes);
@@ -271,9 +274,11 @@ fn refusal(reply: Reply) -> LineError {
             cut(&mut refusal.message);
             LineError::Refused(refusal)
         }
-        Reply::Ready(_) | Reply::Done(_) | Reply::Pong {} | Reply::Stopping {} => {
-            LineError::Closed("a reply of the wrong kind".into())
-        }
+        Reply::Ready(_)
+        | Reply::Done(_)
+        | Reply::Pong {}
+        | Reply::Stopping {}
+        | Reply::Exported {} => LineError::Closed("a reply of the wrong kind".into()),
     }
 }
 

@@ -62,15 +62,14 @@ fn deliver(line: &Line, frame: &Frame) -> Result<(), String> {
     match Message::decode(frame).map_err(|error| error.to_string())? {
         Message::Resp(reply) => line.calls.reply(frame.id, reply),
         Message::Log(log) => line.calls.log(frame.id, log.lines),
+        Message::Chunk(chunk) => line.calls.chunk(frame.id, chunk),
         Message::Init(_)
         | Message::Exec(_)
         | Message::Ping
         | Message::Stop
         | Message::Cancel
-        | Message::Chunk(_)
         | Message::Credit(_)
-        | Message::Reconfigure(_) => {
-            Err(format!("a guest may not send messages of type {}", frame.kind))
-        }
+        | Message::Reconfigure(_)
+        | Message::Export => Err(format!("a guest may not send messages of type {}", frame.kind)),
     }
 }

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
+mod export;
+
 /// Long enough for anything here on a busy machine; nothing waits it out unless a test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -96,6 +98,7 @@ fn init() -> Init {
             secrets: Vec::new(),
             memory_mb: 64,
             tmp_mb: 0,
+            out_mb: 0,
             instance_concurrency: 1,
             own_image: None,
         },

@@ -164,6 +164,7 @@ impl Boot<'_> {
         let limits = self.spec.limits;
         let concurrency = self.spec.setup.instance_concurrency;
         // A tmpfs without a limit of its own ends where the function's memory does.
+        let out_mb = self.spec.setup.out_mb;
         let tmp_mb = if limits.tmp_mb == 0 { memory_mb } else { limits.tmp_mb };
         let written = self.remains.blocking(move || {
             let (agent_cgroup, function) = (vm.child("agent"), vm.child("fn"));
@@ -183,6 +184,7 @@ impl Boot<'_> {
                 agent_cgroup: agent_cgroup.name(),
                 function_cgroup: &cgroup,
                 tmp_mb,
+                out_mb,
                 concurrency,
             };
             let directory = directory.display();

@@ -15,7 +15,7 @@
 //! reaches exactly the files that it needs, the function none of them; and on cgroup v2 a namespace
 //! would put the move into the function's group out of its reach (`nsdelegate`).
 use super::seccomp;
-use nova_proto::{CgroupSetup, OomCounter};
+use nova_proto::{CgroupSetup, OUT_DIR, OomCounter};
 use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
 use std::fs::Permissions;
@@ -78,6 +78,8 @@ pub(super) struct Bundle<'a> {
     pub function_cgroup: &'a FunctionCgroup,
     /// Size of /tmp, MiB.
     pub tmp_mb: u32,
+    /// Size of the directory for the result of a build, MiB; 0 where nothing is built.
+    pub out_mb: u32,
     /// Calls at once.
     pub concurrency: u32,
 }
@@ -220,6 +222,10 @@ impl Bundle<'_> {
         for target in ["/code", "/var/task"] {
             mounts.extend(self.code.map(|code| bind(code, target, &["ro"])));
         }
+        if self.out_mb > 0 {
+            let options = ["nosuid", "nodev", "mode=1777", "uid=1000", "gid=1000"];
+            mounts.push(tmpfs(OUT_DIR, self.out_mb, &options));
+        }
         for (number, file) in self.function_cgroup.procs_files.iter().enumerate() {
             let target = format!("{NOVA}/{}", procs_name(number));
             mounts.push(bind(file, &target, &["rw", "noexec"]));
@@ -262,6 +268,7 @@ mod tests {
             agent_cgroup: "nova-x/vm1/agent",
             function_cgroup: cgroup,
             tmp_mb: 12,
+            out_mb: 0,
             concurrency: 1,
         }
     }

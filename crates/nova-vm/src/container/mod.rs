@@ -217,6 +217,10 @@ impl MicroVm for ContainerVm {
         self.running.line.exec(request, events).await
     }
 
+    async fn export(&self, limit: usize) -> Result<Vec<u8>, ExecError> {
+        self.running.line.export(limit).await
+    }
+
     async fn settled(&self) -> bool {
         self.running.line.settled().await
     }

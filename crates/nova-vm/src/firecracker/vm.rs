@@ -45,6 +45,13 @@ impl MicroVm for FirecrackerVm {
         }
     }
 
+    async fn export(&self, limit: usize) -> Result<Vec<u8>, ExecError> {
+        match self.line.export(limit).await {
+            Err(ExecError::Lost(reason)) => Err(ExecError::Lost(self.explain(reason).await)),
+            other => other,
+        }
+    }
+
     async fn settled(&self) -> bool {
         self.line.settled().await
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! <data-dir>/artifacts/
 //!   images/<id>.json  images/<digest>.erofs
+//!   builders/<id>.json  builders/<digest>.erofs
 //!   kernel/vmlinux    kernel/modules/{order,*.ko}    kernel/kernel.json
 //!   bin/firecracker   bin/jailer                     bin/firecracker.json
 //! ```
@@ -89,6 +90,11 @@ impl Artifacts {
             }
         }
         Ok(FirecrackerFiles { firecracker, jailer })
+    }
+
+    /// Where builders are, in the order in which they are looked for.
+    pub(crate) fn builder_directories(&self) -> Vec<PathBuf> {
+        self.directories().map(|directory| directory.join("builders")).collect()
     }
 
     /// Where images are, in the order in which they are looked for.

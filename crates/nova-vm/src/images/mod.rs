@@ -27,6 +27,7 @@ pub use kernel::prepare_initramfs;
 pub use oci::{Credentials, ImageReference, OciError, Password, RegistryOptions};
 pub use progress::{Progress, Silent};
 pub use runtime::{
-    Manifest, ManifestError, ModeRecipe, RuntimeCatalog, RuntimeRecord, SnapshotTemplate, Starter,
-    StarterError, Toolchain, layer_environment, shipped_manifests,
+    BuildRecipe, BuilderRecord, CompileRecipe, DependencyRecipe, Manifest, ManifestError,
+    ModeRecipe, PrecompileRecipe, RuntimeCatalog, RuntimeRecord, SnapshotTemplate, SourceNames,
+    Starter, StarterError, Toolchain, layer_environment, shipped_manifests, shipped_toolchains,
 };

@@ -195,6 +195,7 @@ impl Rig {
                 secrets: Vec::new(),
                 memory_mb: 64,
                 tmp_mb: 8,
+                out_mb: 0,
                 instance_concurrency: 1,
                 own_image: None,
             },

@@ -169,6 +169,7 @@ impl Bench {
                 secrets: vec![],
                 memory_mb: 128,
                 tmp_mb: 0,
+                out_mb: 0,
                 instance_concurrency: 1,
                 own_image: None,
             },

@@ -2,17 +2,20 @@
 //!
 //! Unpacking an upload takes a few hundred MiB at most; [`CODE_JOBS`] bounds how many do so at once.
 use super::body::{self, Limit};
+use super::builds;
+use super::change;
 use super::function_body::{CodeBody, FunctionView, Upload};
 use super::functions;
 use super::handler::{self, HandlerError};
 use super::path::FunctionPath;
 use super::problem::{ErrorCode, Problem};
+use super::source::{self, Found, SourceError};
 use super::{Api, to_the_end};
 use crate::pack;
 use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Json, Response};
-use nova_domain::{CodeHash, FunctionConfig, InvalidField};
+use nova_domain::{BuildKind, CodeHash, FunctionConfig, InvalidField};
 use nova_vm::images::code::{UPLOAD_MAX_BYTES, UploadKind, canonicalise, empty};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,11 +55,8 @@ pub async fn put(
     let archive = body::read(&parts.headers, body, UPLOAD_LIMIT).await?;
     to_the_end(async move {
         let upload = Upload::Archive(archive.into());
-        let hash = store(&api, upload, &function.config).await?;
-        let changed = functions::change(&api, &name, |function| {
-            function.code_hash = hash.clone();
-            Ok(())
-        });
+        let code = store(&api, upload, &function.config).await?;
+        let changed = change::deploy(&api, &name, Some(code), |_| Ok(()));
         Ok(Json(changed.await?.into()))
     })
     .await
@@ -69,7 +69,7 @@ pub async fn store_given(
     code: Option<CodeBody>,
     code_path: Option<String>,
     config: &FunctionConfig,
-) -> Result<Option<CodeHash>, Problem> {
+) -> Result<Option<StoredCode>, Problem> {
     let upload = match (code, code_path) {
         (None, None) => return Ok(None),
         (Some(_), Some(_)) => {
@@ -119,6 +119,15 @@ fn names_handler(api: &Api, config: &FunctionConfig) -> bool {
     api.catalog.get(&config.runtime).is_none_or(|image| image.own.is_none())
 }
 
+impl From<SourceError> for Problem {
+    fn from(error: SourceError) -> Self {
+        match error {
+            SourceError::Code(error) => error.into(),
+            SourceError::Archive(error) => Self::internal("stored code is damaged", &error),
+        }
+    }
+}
+
 impl From<HandlerError> for Problem {
     fn from(error: HandlerError) -> Self {
         match error {
@@ -128,28 +137,51 @@ impl From<HandlerError> for Problem {
     }
 }
 
-async fn store(api: &Api, upload: Upload, config: &FunctionConfig) -> Result<CodeHash, Problem> {
+/// Code that was stored.
+#[derive(Debug, Clone)]
+pub enum StoredCode {
+    /// To be run as it is.
+    Program(CodeHash),
+    /// To be built first.
+    ToBuild(BuildKind, CodeHash),
+}
+
+async fn store(api: &Api, upload: Upload, config: &FunctionConfig) -> Result<StoredCode, Problem> {
     let broken =
         |error: &dyn std::fmt::Display| Problem::internal("the code was not stored", error);
     let _turn = api.code_jobs.acquire().await.map_err(|error| broken(&error))?;
     // Without its runtime the function is refused a little later.
     let ending = api.catalog.get(&config.runtime).and_then(|image| image.extension);
-    let checked = names_handler(api, config);
+    let named = names_handler(api, config);
+    let rules = builds::rules(api, &config.runtime).await?;
+    let deployed = config;
     let config = config.clone();
-    let archive = tokio::task::spawn_blocking(move || -> Result<Vec<u8>, Problem> {
-        let program = pack::program_path(config.mode, &config.handler, ending.as_deref());
-        let inline = UploadKind::Inline { handler: &program };
-        let archive = match upload {
-            Upload::Inline(text) => canonicalise(&text, inline)?,
-            Upload::Archive(bytes) => canonicalise(&bytes, UploadKind::Archive)?,
-        };
-        if checked {
-            handler::check(&config, &archive)?;
-        }
-        Ok(archive)
-    });
-    let archive = archive.await.map_err(|error| broken(&error))??;
-    api.blobs.put(archive.into()).await.map_err(|error| broken(&error))
+    let found =
+        tokio::task::spawn_blocking(move || -> Result<(Vec<u8>, Option<BuildKind>), Problem> {
+            let program = pack::program_path(config.mode, &config.handler, ending.as_deref());
+            let inline = UploadKind::Inline { handler: &program };
+            let archive = match upload {
+                Upload::Inline(text) => canonicalise(&text, inline)?,
+                Upload::Archive(bytes) => canonicalise(&bytes, UploadKind::Archive)?,
+            };
+            let (archive, kind) = match source::find(archive, &config, &rules)? {
+                Found::ToBuild(kind, archive) => (archive, Some(kind)),
+                Found::Program(archive) => (archive, None),
+            };
+            if named && kind != Some(BuildKind::Compile) {
+                handler::check(&config, &archive)?;
+            }
+            Ok((archive, kind))
+        });
+    let (archive, kind) = found.await.map_err(|error| broken(&error))??;
+    if kind == Some(BuildKind::Compile) {
+        builds::check_builder(api, deployed)?;
+    }
+    let hash = api.blobs.put(archive.into()).await.map_err(|error| broken(&error))?;
+    Ok(match kind {
+        Some(kind) => StoredCode::ToBuild(kind, hash),
+        None => StoredCode::Program(hash),
+    })
 }
 
 /// A path of the daemon's own file system, if the configuration allows reading code from there.

@@ -83,6 +83,16 @@ codes! {
     RuntimeNotInstalled = "runtime_not_installed", CONFLICT, "The runtime is not installed";
     /// The function's runtime cannot run its mode.
     ModeNotSupported = "mode_not_supported", CONFLICT, "The runtime has no such mode";
+    /// The code is source, and there is no compiler for it here.
+    BuilderNotInstalled = "builder_not_installed", CONFLICT, "No compiler for the function's source";
+    /// The function is being built and cannot be changed.
+    BuildInProgress = "build_in_progress", CONFLICT, "The function is being built";
+    /// The function cannot be called before it is built.
+    BuildPending = "build_pending", CONFLICT, "The function is not built yet";
+    /// The function's source could not be built.
+    BuildFailed = "build_failed", CONFLICT, "The function could not be built";
+    /// Nothing was built of this function.
+    BuildNotFound = "build_not_found", NOT_FOUND, "The function has no build";
     /// A secret that the function refers to is gone.
     SecretMissing = "secret_missing", CONFLICT, "A secret of the function is missing";
     /// A secret cannot be opened or cannot be a variable.

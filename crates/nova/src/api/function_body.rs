@@ -3,12 +3,14 @@
 //! Create and update share one body. What is given replaces that field, what is absent stays as it
 //! was: the product's defaults at create, the present value at update. `limits` is merged field by
 //! field, maps and lists are replaced whole.
+use super::builds::BuildView;
 use super::object::Object;
 use base64::Engine;
 use chrono::{DateTime, Utc};
 use nova_domain::{
-    CodeHash, Environment, Function, FunctionConfig, FunctionName, InvalidField, LayerVersion,
-    Limits, Mode, NetworkPolicy, RuntimeId, SecretName, SnapshotPolicy, default_handler,
+    BuildStatus, CodeHash, Environment, Function, FunctionConfig, FunctionName, InvalidField,
+    LayerVersion, Limits, Mode, NetworkPolicy, RuntimeId, SecretName, SnapshotPolicy,
+    default_handler,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -255,6 +257,8 @@ pub struct FunctionView {
     labels: BTreeMap<String, String>,
     description: String,
     code_hash: CodeHash,
+    status: BuildStatus,
+    build: Option<BuildView>,
     revision: u64,
     version: u64,
     created_at: DateTime<Utc>,
@@ -263,6 +267,7 @@ pub struct FunctionView {
 
 impl From<Function> for FunctionView {
     fn from(function: Function) -> Self {
+        let status = function.status();
         let config = function.config;
         Self {
             id: function.id,
@@ -284,6 +289,8 @@ impl From<Function> for FunctionView {
             labels: config.labels,
             description: config.description,
             code_hash: function.code_hash,
+            status,
+            build: function.build.map(BuildView::from),
             revision: function.revision,
             version: function.version,
             created_at: function.created_at,

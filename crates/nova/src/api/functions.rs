@@ -5,7 +5,8 @@
 //! names is removed at the next start.
 use super::auth::Caller;
 use super::body::{self, Limit};
-use super::code;
+use super::change::{check_references, deploy};
+use super::code::{self, StoredCode};
 use super::function_body::{FunctionBody, FunctionView};
 use super::path::{FunctionPath, PageQuery, Paged, query};
 use super::problem::{ErrorCode, Problem};
@@ -15,10 +16,8 @@ use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use chrono::Utc;
-use nova_domain::{
-    EnvValue, Function, FunctionConfig, FunctionName, InvalidField, Layers, RuntimeId, SecretName,
-};
-use nova_store::{Page, PageRequest, StoreError, VaultError};
+use nova_domain::{Build, Function, FunctionConfig, FunctionName, InvalidField, Layers, RuntimeId};
+use nova_store::{Page, PageRequest, StoreError};
 use nova_vm::images::code::UPLOAD_MAX_BYTES;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,8 +29,6 @@ const BODY_LIMIT: Limit = Limit {
     what: "the body",
     code: ErrorCode::PayloadTooLarge,
 };
-/// How often a change is tried again when somebody else changed the function in between.
-const CHANGE_ATTEMPTS: u32 = 5;
 
 /// `POST /functions`
 pub async fn create(
@@ -67,12 +64,18 @@ async fn create_from(
     if api.store.function(&name).await?.is_some() {
         return Err(exists(&name));
     }
-    let code_hash = match code::store_given(api, code, code_path, &config).await? {
-        Some(hash) => hash,
-        None if own.is_some() => code::store_none(api).await?,
+    let stored = match code::store_given(api, code, code_path, &config).await? {
+        Some(stored) => stored,
+        None if own.is_some() => StoredCode::Program(code::store_none(api).await?),
         None => {
             let hint = "give `code` as text, or as {\"archive\": base64}";
             return Err(missing("code", hint).into());
+        }
+    };
+    let (code_hash, build) = match stored {
+        StoredCode::Program(hash) => (hash, None),
+        StoredCode::ToBuild(kind, hash) => {
+            (hash.clone(), Some(Build::pending(kind, hash, config.clone())))
         }
     };
     let now = Utc::now();
@@ -81,6 +84,7 @@ async fn create_from(
         name,
         config,
         code_hash,
+        build,
         revision: 1,
         version: 1,
         created_at: now,
@@ -91,6 +95,7 @@ async fn create_from(
         other => other?,
     }
     api.executor.functions_changed(&function.name).await;
+    api.builds.submit(function.clone());
     let location = HeaderValue::from_str(&format!("/functions/{}", function.name));
     let mut response = (StatusCode::CREATED, Json(FunctionView::from(function))).into_response();
     if let Ok(location) = location {
@@ -167,24 +172,16 @@ async fn update_from(
     let (code, code_path) = (body.code.take(), body.code_path.take());
     let layers = given_layers(api, &mut body).await?;
     let apply = |config: &mut FunctionConfig| {
+        if let Some(layers) = &layers {
+            config.layers = layers.clone();
+        }
         let applied = body.clone().apply(config);
         applied.map_err(|errors| Problem::fields(ErrorCode::InvalidField, errors))
     };
     let mut config = before.config;
     apply(&mut config)?;
-    let code_hash = code::store_given(api, code, code_path, &config).await?;
-    let function = change(api, name, |function| {
-        apply(&mut function.config)?;
-        if let Some(layers) = &layers {
-            function.config.layers = layers.clone();
-        }
-        if let Some(hash) = &code_hash {
-            function.code_hash = hash.clone();
-        }
-        Ok(())
-    })
-    .await?;
-    Ok(Json(function.into()))
+    let stored = code::store_given(api, code, code_path, &config).await?;
+    Ok(Json(deploy(api, name, stored, apply).await?.into()))
 }
 
 /// `DELETE /functions/{name}`
@@ -197,6 +194,7 @@ pub async fn delete(
             Err(StoreError::NotFound { .. }) => return Err(not_found(&name)),
             other => other?,
         }
+        api.builds.cancel(&name);
         api.executor.functions_changed(&name).await;
         Ok(StatusCode::NO_CONTENT)
     })
@@ -206,45 +204,6 @@ pub async fn delete(
 /// The function of that name, or 404.
 pub async fn find(api: &Api, name: &FunctionName) -> Result<Function, Problem> {
     api.store.function(name).await?.ok_or_else(|| not_found(name))
-}
-
-/// Changes a function and makes it current. Where nothing changed, nothing is written. A change that
-/// alters what a call runs is a new version; any other is only a new revision.
-pub async fn change(
-    api: &Api,
-    name: &FunctionName,
-    apply: impl Fn(&mut Function) -> Result<(), Problem>,
-) -> Result<Function, Problem> {
-    for _ in 0..CHANGE_ATTEMPTS {
-        let before = find(api, name).await?;
-        let mut after = before.clone();
-        apply(&mut after)?;
-        if after == before {
-            return Ok(before);
-        }
-        check_references(api, name, &after.config).await?;
-        let starts = |function: &Function| {
-            let FunctionConfig { runtime, mode, handler, .. } = &function.config;
-            (runtime.clone(), *mode, handler.clone(), function.code_hash.clone())
-        };
-        if starts(&after) != starts(&before) {
-            code::check_handler(api, &after.config, &after.code_hash).await?;
-        }
-        after.revision += 1;
-        if after.revision_hash() != before.revision_hash() {
-            after.version += 1;
-        }
-        after.updated_at = Utc::now();
-        match api.store.replace_function(&after, before.revision).await {
-            Err(StoreError::Changed { .. }) => continue,
-            Err(StoreError::NotFound { .. }) => return Err(not_found(name)),
-            other => other?,
-        }
-        api.executor.functions_changed(name).await;
-        return Ok(after);
-    }
-    let detail = format!("function {name} is being changed by others; try again");
-    Err(Problem::new(ErrorCode::Conflict, detail))
 }
 
 /// 404 for a function.
@@ -267,31 +226,4 @@ async fn given_layers(api: &Api, body: &mut FunctionBody) -> Result<Option<Layer
 async fn read_body(request: Request) -> Result<FunctionBody, Problem> {
     let (parts, body) = request.into_parts();
     body::json(&body::read(&parts.headers, body, BODY_LIMIT).await?)
-}
-
-/// Checks what a configuration names: the runtime must be here, secrets must exist and allow it.
-async fn check_references(
-    api: &Api,
-    name: &FunctionName,
-    config: &FunctionConfig,
-) -> Result<(), Problem> {
-    runtimes::check(api, config).await?;
-    let in_env = config.env_vars.iter().filter_map(|(variable, value)| match value {
-        EnvValue::Secret(secret) => Some((format!("env_vars.{variable}"), secret)),
-        EnvValue::Plain(_) => None,
-    });
-    let as_files = config.secrets.iter().map(|secret| ("secrets".to_owned(), secret.clone()));
-    let referred: Vec<(String, SecretName)> = in_env.chain(as_files).collect();
-    for (field, secret) in referred {
-        match api.vault.check(&secret, name).await {
-            Ok(_) => {}
-            Err(VaultError::NotFound(secret)) => {
-                let hint = format!("set it first with `nova secret set {secret}`");
-                let problem = format!("secret {secret} does not exist");
-                return Err(InvalidField::new(field, problem, hint).into());
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }

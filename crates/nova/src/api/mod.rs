@@ -8,6 +8,8 @@
 //! limits of their own; all errors are [`problem::Problem`]s.
 mod auth;
 mod body;
+mod builds;
+mod change;
 mod code;
 mod code_list;
 mod function_body;
@@ -25,6 +27,7 @@ mod path;
 mod problem;
 mod runtimes;
 mod secrets;
+mod source;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -43,7 +46,7 @@ pub use code::CODE_JOBS;
 use futures::FutureExt;
 pub use host_header::AllowedHosts;
 pub use invoke::CLI_USER_AGENT_PREFIX;
-use nova_engine::Executor;
+use nova_engine::{Builds, Executor};
 use nova_store::{Blobs, Role, SecretVault, Store};
 use nova_vm::images::RuntimeCatalog;
 use problem::{ErrorCode, Problem};
@@ -68,6 +71,8 @@ pub struct Api {
     pub vault: SecretVault,
     /// Runs calls.
     pub executor: Executor,
+    /// Builds what is source.
+    pub builds: Builds,
     /// Runtime images of this host.
     pub catalog: Arc<RuntimeCatalog>,
     /// API keys.
@@ -149,6 +154,7 @@ fn routes() -> Vec<Route> {
         Route::new(M::DELETE, "/functions/{name}", key(Deploy, PathFunction), functions::delete),
         Route::new(M::GET, "/functions/{name}/code", key(Deploy, PathFunction), code::get),
         Route::new(M::PUT, "/functions/{name}/code", key(Deploy, PathFunction), code::put),
+        Route::new(M::GET, "/functions/{name}/build", key(Read, PathFunction), builds::get),
         Route::new(M::POST, "/functions/{name}/invoke", key(Invoke, PathFunction), invoke::invoke),
         Route::new(M::GET, "/functions/{name}/logs", key(Read, PathFunction), logs::get),
         Route::new(M::GET, "/invocations", key(Read, Narrowed), invocations::list),

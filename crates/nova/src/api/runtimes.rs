@@ -46,6 +46,8 @@ pub struct RuntimeView {
     description: Option<String>,
     /// What somebody's own image was made of; functions on it need no code.
     image: Option<String>,
+    /// The languages whose source is compiled for it here.
+    builders: Vec<RuntimeId>,
 }
 
 /// `GET /runtimes`: those that are installed, and those that `nova runtime add` can install.
@@ -54,12 +56,17 @@ pub async fn list(State(api): State<Arc<Api>>) -> Result<Json<Paged<RuntimeView>
     let manifests = shipped_manifests()
         .map_err(|error| Problem::internal("a runtime's manifest is faulty", &error))?;
     let installed = api.catalog.list();
+    let builders: Vec<RuntimeId> =
+        api.catalog.builders().into_iter().map(|record| record.language).collect();
     let mut items: Vec<RuntimeView> = installed
         .iter()
         .map(|image| {
             let record = api.catalog.record(&image.id);
             let manifest = manifests.iter().find(|manifest| manifest.id == image.id);
+            let aliases = record.map(|record| record.aliases).unwrap_or_default();
+            let here = |id: &&RuntimeId| **id == image.id || aliases.contains(id);
             RuntimeView {
+                builders: builders.iter().filter(here).cloned().collect(),
                 id: image.id.clone(),
                 version: Some(image.version.clone()),
                 installed: true,
@@ -68,7 +75,7 @@ pub async fn list(State(api): State<Arc<Api>>) -> Result<Json<Paged<RuntimeView>
                 modes: image.commands.keys().copied().collect(),
                 mode: image.own.as_ref().map_or(Mode::Process, |own| own.mode),
                 memory_min_mb: image.memory_min_mb,
-                aliases: record.map(|record| record.aliases).unwrap_or_default(),
+                aliases,
                 description: manifest.map(|manifest| manifest.description.clone()),
                 image: image.own.as_ref().map(|own| own.source.clone()),
             }
@@ -85,6 +92,7 @@ pub async fn list(State(api): State<Arc<Api>>) -> Result<Json<Paged<RuntimeView>
         mode: Mode::Process,
         memory_min_mb: manifest.memory_min_mb,
         aliases: manifest.aliases,
+        builders: vec![],
         description: Some(manifest.description),
         image: None,
     }));
@@ -147,7 +155,7 @@ fn not_installed(installed: &[RuntimeImage], id: &RuntimeId) -> Problem {
 }
 
 /// Reads what is installed and tells the engine if that changed.
-async fn reload(api: &Api) -> Result<(), Problem> {
+pub async fn reload(api: &Api) -> Result<(), Problem> {
     let before = api.catalog.list();
     let catalog = api.catalog.clone();
     let read = tokio::task::spawn_blocking(move || catalog.reload()).await;

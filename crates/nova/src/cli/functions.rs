@@ -1,4 +1,5 @@
 //! `nova register`, `list`, `get`, `update`, `delete`.
+use super::build;
 use super::client::{Client, ClientError};
 use super::function_args::FunctionArgs;
 use super::output::{self, Column, OutputArgs, cell, column, time, wide};
@@ -15,6 +16,7 @@ const COLUMNS: &[Column] = &[
     column("MEMORY", |f| format!("{} MiB", cell(&f["memory_mb"]))),
     column("TIMEOUT", |f| format!("{} s", cell(&f["timeout_s"]))),
     column("VERSION", |f| cell(&f["version"])),
+    column("STATUS", |f| cell(&f["status"])),
     column("UPDATED", |f| time(&f["updated_at"])),
     wide("REVISION", |f| cell(&f["revision"])),
     wide("HANDLER", |f| cell(&f["handler"])),
@@ -60,6 +62,7 @@ pub async fn register(
         body.insert("runtime".into(), json!(image.id));
     }
     let created = client.send_json(Method::POST, &["functions"], &Value::Object(body)).await?;
+    let created = build::follow(client, created).await?;
     output::print_one(&created, COLUMNS, output.format)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -116,6 +119,7 @@ pub async fn update(
     }
     let path = ["functions", name];
     let updated = client.send_json(Method::PATCH, &path, &Value::Object(body)).await?;
+    let updated = build::follow(client, updated).await?;
     output::print_one(&updated, COLUMNS, output.format)?;
     Ok(ExitCode::SUCCESS)
 }

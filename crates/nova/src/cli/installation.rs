@@ -24,6 +24,31 @@ pub async fn add_runtimes(data_dir: &Path, ids: &[String]) -> anyhow::Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
+/// `nova runtime add --builder`
+pub async fn add_builders(data_dir: &Path, languages: &[String]) -> anyhow::Result<ExitCode> {
+    let installer = Installer::new(data_dir);
+    for language in parse(languages)? {
+        let progress = Shown::new();
+        let added = installer.add_builder(&language, &progress).await;
+        progress.finish();
+        let record = added?;
+        let size = record.size / (1024 * 1024);
+        let line = format!("builder {} {} ({size} MiB)", record.language, record.version);
+        output::print_line(&line)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `nova runtime remove --builder`
+pub async fn remove_builders(data_dir: &Path, languages: &[String]) -> anyhow::Result<ExitCode> {
+    let installer = Installer::new(data_dir);
+    for language in parse(languages)? {
+        installer.remove_builder(&language).await?;
+        eprintln!("removed builder {language}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// `nova runtime remove`
 pub async fn remove_runtimes(data_dir: &Path, ids: &[String]) -> anyhow::Result<ExitCode> {
     let installer = Installer::new(data_dir);

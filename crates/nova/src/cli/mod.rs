@@ -3,6 +3,7 @@
 //!
 //! Data goes to stdout, everything else to stderr; an error says what to try next. Exit status: 0
 //! success, 1 a function failed or a request was refused, 2 the command line makes no sense.
+mod build;
 mod client;
 mod connection;
 mod doctor;
@@ -182,17 +183,23 @@ enum RuntimeCommand {
     List(ListArgs),
     /// Make and install runtime images in the data directory
     Add {
-        /// Runtimes, for example python
+        /// Runtimes, for example python; with --builder languages, for example go
         #[arg(required = true, value_name = "RUNTIME")]
         ids: Vec<String>,
+        /// Install the compiler of a language, so that functions can be deployed as source
+        #[arg(long)]
+        builder: bool,
     },
     /// Make a runtime of somebody's own container image, for linux/amd64
     Import(ImportArgs),
     /// Remove runtime images from the data directory
     Remove {
-        /// Runtimes, for example python
+        /// Runtimes, for example python; with --builder languages, for example go
         #[arg(required = true, value_name = "RUNTIME")]
         ids: Vec<String>,
+        /// Remove the compiler of a language
+        #[arg(long)]
+        builder: bool,
     },
 }
 
@@ -264,14 +271,20 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Runtime(RuntimeCommand::List(args)) => {
                 runtimes::list(&client(&args.url)?, args.output).await
             }
-            Command::Runtime(RuntimeCommand::Add { ids }) => {
+            Command::Runtime(RuntimeCommand::Add { ids, builder: false }) => {
                 installation::add_runtimes(&data_dir.path(), &ids).await
+            }
+            Command::Runtime(RuntimeCommand::Add { ids, builder: true }) => {
+                installation::add_builders(&data_dir.path(), &ids).await
             }
             Command::Runtime(RuntimeCommand::Import(args)) => {
                 import::import(&data_dir.path(), args).await
             }
-            Command::Runtime(RuntimeCommand::Remove { ids }) => {
+            Command::Runtime(RuntimeCommand::Remove { ids, builder: false }) => {
                 installation::remove_runtimes(&data_dir.path(), &ids).await
+            }
+            Command::Runtime(RuntimeCommand::Remove { ids, builder: true }) => {
+                installation::remove_builders(&data_dir.path(), &ids).await
             }
             Command::Secret(args) => secrets::secret(&client(&args.url)?, args.command).await,
             Command::Layer(args) => layers::layer(&client(&args.url)?, args.command).await,

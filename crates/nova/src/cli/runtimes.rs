@@ -13,6 +13,7 @@ const COLUMNS: &[Column] = &[
         None => "-".to_owned(),
     }),
     column("MODES", |r| cell(&r["modes"])),
+    column("BUILDERS", |r| cell(&r["builders"])),
     wide("MEMORY MIN", |r| format!("{} MiB", cell(&r["memory_min_mb"]))),
     wide("ALIASES", |r| cell(&r["aliases"])),
     wide("DIGEST", |r| cell(&r["digest"]).chars().take(12).collect()),

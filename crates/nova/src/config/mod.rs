@@ -4,9 +4,11 @@ mod raw;
 
 pub use raw::{ConfigError, RawConfig};
 
+use nova_domain::NetworkPolicy;
 use nova_engine::IDLE_TTL;
 use nova_vm::backend::{Backend, PROBE_TIMEOUT_DEFAULT};
 use nova_vm::slots::AddressRange;
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -58,6 +60,10 @@ pub struct Config {
     pub vms_max: Option<u32>,
     /// `None`: taken from the host's memory.
     pub memory_max_mb: Option<u64>,
+    /// Variables of builds that fetch packages, for example `PIP_INDEX_URL`.
+    pub build_env: BTreeMap<String, String>,
+    /// What those builds may reach.
+    pub build_network: NetworkPolicy,
 }
 
 impl Config {
@@ -85,6 +91,12 @@ impl Config {
                 problem: format!("listed under code_paths: {error}"),
             })
         });
+        let build_env = raw.take("build_env", |text| text.split(',').map(variable).collect())?;
+        let build_network = raw.take("build_allow", |text| {
+            let networks: Vec<String> = text.split(',').map(str::to_owned).collect();
+            NetworkPolicy::egress_to(&networks)
+                .map_err(|error| format!("{}; {}", error.problem, error.hint))
+        })?;
         Ok(Self {
             listen,
             backend: raw.take("backend", parse)?.unwrap_or_default(),
@@ -111,6 +123,8 @@ impl Config {
             idle_ttl: raw.take("idle_ttl", parse_duration)?.unwrap_or(IDLE_TTL),
             vms_max: raw.take("vms_max", positive)?,
             memory_max_mb: raw.take("memory_max_mb", positive)?,
+            build_env: build_env.unwrap_or_default(),
+            build_network: build_network.unwrap_or_default(),
             data_dir,
         })
     }
@@ -128,6 +142,17 @@ pub fn default_data_dir() -> PathBuf {
 /// The path from the root, so that it stays the same wherever a child process is started.
 pub fn absolute(text: &str) -> Result<PathBuf, String> {
     std::path::absolute(Path::new(text)).map_err(|error| format!("`{text}`: {error}"))
+}
+
+/// A variable written as `NAME=value`.
+fn variable(pair: &str) -> Result<(String, String), String> {
+    let plain = |name: &str| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    };
+    match pair.split_once('=') {
+        Some((name, value)) if plain(name) => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("`{pair}` is not written as NAME=value")),
+    }
 }
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {

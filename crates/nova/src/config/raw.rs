@@ -33,6 +33,8 @@ pub const KEYS: &[&str] = &[
     "idle_ttl",
     "vms_max",
     "memory_max_mb",
+    "build_env",
+    "build_allow",
 ];
 
 /// A configuration that cannot be used.

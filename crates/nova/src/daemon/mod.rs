@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
 use nova_domain::CodeHash;
-use nova_engine::{Executor, Parts};
+use nova_engine::{BuildNetwork, BuildParts, Builds, Executor, Parts};
 use nova_store::{ApiKeyText, Blobs, DirectoryBlobs, MasterKey, SecretVault, SqlStore, Store};
 use nova_vm::CodeSource;
 use nova_vm::host::{Host, HostError};
@@ -77,6 +77,9 @@ pub async fn main(args: DaemonArgs, data_dir: Option<PathBuf>) -> anyhow::Result
         // A start that was told to end too late to give up is a run without calls.
         if !interrupted {
             daemon.executor.start();
+            if let Err(error) = daemon.builds.resume().await {
+                tracing::warn!(%error, "builds that were interrupted wait for the next start");
+            }
             signals.next().await;
         }
         daemon.draining.cancel();
@@ -167,6 +170,7 @@ struct Starting {
 /// What is to be stopped, in this order.
 struct Daemon {
     executor: Executor,
+    builds: Builds,
     draining: CancellationToken,
     forgetting: tokio::task::JoinHandle<()>,
     host: Host,
@@ -228,6 +232,17 @@ impl Starting {
             catalog: host.catalog(),
             config: engine,
         });
+        let builds = Builds::new(BuildParts {
+            driver: host.driver(),
+            store: store.clone(),
+            blobs: blobs.clone(),
+            catalog: host.catalog(),
+            executor: executor.clone(),
+            network: BuildNetwork {
+                env: config.build_env.clone(),
+                policy: config.build_network.clone(),
+            },
+        });
         let draining = CancellationToken::new();
         let forgetting = tokio::spawn(forget_old_records(store.clone()));
         let router = api::router(Arc::new(Api {
@@ -236,6 +251,7 @@ impl Starting {
             blobs,
             vault,
             executor: executor.clone(),
+            builds: builds.clone(),
             catalog: host.catalog(),
             backend,
             settings: Settings {
@@ -250,8 +266,15 @@ impl Starting {
         if let Err(error) = directory.announce(&url) {
             tracing::warn!(%error, "the command line has to be told the address with --url");
         }
-        let daemon =
-            Daemon { executor, draining, forgetting, host, database, _directory: directory };
+        let daemon = Daemon {
+            executor,
+            builds,
+            draining,
+            forgetting,
+            host,
+            database,
+            _directory: directory,
+        };
         Ok(Self { daemon, listener, router, url, first_key, interrupted: false })
     }
 }
@@ -259,6 +282,7 @@ impl Starting {
 impl Daemon {
     /// Ends calls in flight, waiting for them up to `within`; another signal ends the waiting.
     async fn drain(self, connections: Connections, signals: &mut Signals, within: Duration) {
+        self.builds.stop().await;
         let report = tokio::select! {
             report = self.executor.drain(within) => report,
             _ = signals.next() => {
@@ -275,7 +299,7 @@ impl Daemon {
             tracing::warn!(left, "clients that did not take their answer were cut off");
         }
         self.forgetting.abort();
-        drop(self.executor);
+        drop((self.builds, self.executor));
         self.host.shutdown().await;
         if let Err(error) = self.database.close().await {
             tracing::warn!(%error, "the database was not closed; the next start reads it as it is");

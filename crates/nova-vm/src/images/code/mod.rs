@@ -33,6 +33,9 @@ pub const UNPACKED_MAX_BYTES: u64 = 250 * 1024 * 1024;
 /// their names take little memory.
 pub const ENTRIES_MAX: usize = 65_536;
 
+/// The program that a build writes.
+const RESULT: &str = "handler";
+
 /// What the bytes of an upload are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UploadKind<'a> {
@@ -77,6 +80,18 @@ pub fn merge(archives: &[Bytes]) -> Result<Vec<u8>, CodeError> {
     let mut tree = Tree::default();
     for archive in archives {
         tree.overlay(read_canonical(archive)?)?;
+    }
+    tree.validate()?;
+    tree.into_tar()
+}
+
+/// The canonical archive of what a build has written: the same rules as for an upload, except that the
+/// bytes came from a guest of ours and are bounded there. Where it is a program, `handler`, that is put at
+/// `program`.
+pub fn canonicalise_result(tar: &[u8], program: Option<&str>) -> Result<Vec<u8>, CodeError> {
+    let mut tree = tar_reader::read(tar)?;
+    if let Some(program) = program {
+        tree.move_file(RESULT, program)?;
     }
     tree.validate()?;
     tree.into_tar()

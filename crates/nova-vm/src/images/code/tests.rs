@@ -424,3 +424,29 @@ fn a_link_that_another_layer_leads_astray_is_refused() {
     let error = merge(&[layer(&outside), layer(&inside)]).unwrap_err().to_string();
     assert!(error.contains("d/l"), "{error}");
 }
+
+#[test]
+fn the_program_that_a_build_wrote_is_put_where_the_handler_is() {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, content) in [("handler", "program"), ("lib/data", "data")] {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o600);
+        header.set_size(content.len() as u64);
+        tar.append_data(&mut header, name, content.as_bytes()).unwrap();
+    }
+    let tar = tar.into_inner().unwrap();
+    let archive = canonicalise_result(&tar, Some("bin/run")).unwrap();
+    let mut archive = tar::Archive::new(&archive[..]);
+    let files: Vec<(String, u32)> = archive
+        .entries()
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.header().entry_type().is_file())
+        .map(|entry| (entry.path().unwrap().display().to_string(), entry.header().mode().unwrap()))
+        .collect();
+    assert_eq!(files, [("bin/run".to_owned(), 0o755), ("lib/data".to_owned(), 0o644)]);
+    assert!(canonicalise_result(&tar, Some("lib")).is_err(), "something else is there");
+    let empty = tar::Builder::new(Vec::new()).into_inner().unwrap();
+    let error = canonicalise_result(&empty, Some("handler")).unwrap_err();
+    assert!(error.to_string().contains("the build wrote no file /out/handler"), "{error}");
+}

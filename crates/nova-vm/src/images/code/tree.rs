@@ -62,6 +62,16 @@ impl Tree {
         self.add_leaf(name, Node::Link { target: target.to_owned() })
     }
 
+    /// Moves the file at the top named `from`, which becomes executable, to `to`.
+    pub(super) fn move_file(&mut self, from: &str, to: &str) -> Result<(), CodeError> {
+        match self.nodes.remove(from) {
+            Some(Node::File { content, .. }) => {
+                self.add_leaf(to, Node::File { content, executable: true })
+            }
+            _ => Err(CodeError::broken(None, format!("the build wrote no file /out/{from}"))),
+        }
+    }
+
     fn add_leaf(&mut self, name: &str, node: Node) -> Result<(), CodeError> {
         let path = parse(name)?;
         if path.is_empty() {

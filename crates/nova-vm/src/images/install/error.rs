@@ -17,6 +17,14 @@ pub enum InstallError {
         /// What there is.
         shipped: String,
     },
+    /// Nothing is compiled for this id.
+    #[error("there is no builder for `{id}`; Nova ships those of {shipped}")]
+    NoBuilder {
+        /// What was asked for.
+        id: String,
+        /// What there is.
+        shipped: String,
+    },
     /// The runtime is not installed.
     #[error("runtime `{0}` is not installed; `nova runtime list` shows those that are")]
     NotInstalled(String),

@@ -8,8 +8,8 @@ use crate::images::files::{sha256_of, write_atomically};
 use crate::images::host_tool::HostTool;
 use crate::images::progress::Progress;
 use crate::images::runtime::{
-    CommonRecipe, ImageRecipe, Manifest, ManifestError, RuntimeRecord, common_recipe, folder_text,
-    read_record, recipe_texts, shipped_manifests,
+    CommonRecipe, ImageRecipe, ImageRecord, Manifest, ManifestError, RuntimeRecord, common_recipe,
+    folder_text, read_record, recipe_texts, shipped_manifests,
 };
 use nova_domain::{RuntimeId, RuntimeImage};
 use sha2::{Digest, Sha256};
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 /// Part of each recipe's hash: raised when images come out differently though no manifest changed.
 const BUILDER_VERSION: u32 = 1;
 /// What making an image takes of the host, and Debian's packages with it.
-const TOOLS: [(&str, &str); 4] =
+pub(super) const TOOLS: [(&str, &str); 4] =
     [("apt-get", "apt"), ("dpkg-deb", "dpkg"), ("tar", "tar"), ("mkfs.erofs", "erofs-utils")];
 
 impl Installer {
@@ -30,7 +30,7 @@ impl Installer {
         progress: &dyn Progress,
     ) -> Result<RuntimeRecord, InstallError> {
         let manifest = find_manifest(id)?;
-        let recipe = recipe_hash(&manifest)?;
+        let recipe = hash_of(&recipe_texts(&manifest)?);
         if let Some(installed) = self.installed(&manifest.id, &recipe) {
             return Ok(installed);
         }
@@ -92,34 +92,36 @@ impl Installer {
         let _lock = self.begin(&crate::images::progress::Silent).await?;
         let id = find_manifest(id).map_or_else(|_| id.clone(), |manifest| manifest.id);
         let path = self.record_path(&id);
-        let Ok(record) = read_record(&path) else {
+        let Ok(record) = read_record::<RuntimeRecord>(&path) else {
             return Err(InstallError::NotInstalled(id.to_string()));
         };
         std::fs::remove_file(&path).map_err(InstallError::file(&path))?;
-        self.remove_if_unused(&record.image.digest)
+        self.remove_if_unused::<RuntimeRecord>(&record.image.digest, &self.images())
     }
 
-    /// Removes an image that no record names any more.
-    fn remove_if_unused(&self, digest: &str) -> Result<(), InstallError> {
-        let directory = self.artifacts.join("images");
-        for entry in std::fs::read_dir(&directory).map_err(InstallError::file(&directory))? {
-            let path = entry.map_err(InstallError::file(&directory))?.path();
+    /// Removes an image that no record of its directory names any more.
+    pub(super) fn remove_if_unused<R: ImageRecord>(
+        &self,
+        digest: &str,
+        directory: &Path,
+    ) -> Result<(), InstallError> {
+        for entry in std::fs::read_dir(directory).map_err(InstallError::file(directory))? {
+            let path = entry.map_err(InstallError::file(directory))?.path();
             let is_record = path.extension().is_some_and(|extension| extension == "json");
-            if is_record && read_record(&path).is_ok_and(|record| record.image.digest == digest) {
+            if is_record && read_record::<R>(&path).is_ok_and(|record| record.digest() == digest) {
                 return Ok(());
             }
         }
-        let image = self.image_path(digest);
+        let image = directory.join(format!("{digest}.erofs"));
         std::fs::remove_file(&image).map_err(InstallError::file(&image))
     }
 
-    /// Gives the image its name and writes its record, made of digest and size. The record is last: what it
-    /// names is there.
-    pub(super) async fn publish(
+    /// Gives an image its name in `directory`: its digest, which is returned with its size.
+    pub(super) async fn name_image(
         &self,
         image: &Path,
-        record: impl FnOnce(String, u64) -> RuntimeRecord,
-    ) -> Result<RuntimeRecord, InstallError> {
+        directory: &Path,
+    ) -> Result<(String, u64), InstallError> {
         let unnamed = image.to_owned();
         let digest = tokio::task::spawn_blocking(move || {
             let digest = sha256_of(&unnamed)?;
@@ -133,31 +135,43 @@ impl Installer {
         let digest =
             digest.await.map_err(InstallError::task)?.map_err(InstallError::file(image))?;
         let size = image.metadata().map_err(InstallError::file(image))?.len();
-        let named = self.image_path(&digest);
+        let named = directory.join(format!("{digest}.erofs"));
         std::fs::rename(image, &named).map_err(InstallError::file(&named))?;
+        Ok((digest, size))
+    }
+
+    /// Gives the image its name and writes its record, made of digest and size. The record is last: what it
+    /// names is there.
+    pub(super) async fn publish(
+        &self,
+        image: &Path,
+        record: impl FnOnce(String, u64) -> RuntimeRecord,
+    ) -> Result<RuntimeRecord, InstallError> {
+        let (digest, size) = self.name_image(image, &self.images()).await?;
         let record = record(digest, size);
         let path = self.record_path(&record.image.id);
-        let previous = read_record(&path).ok();
+        let previous: Option<RuntimeRecord> = read_record(&path).ok();
         let text = serde_json::to_vec_pretty(&record)
             .map_err(|error| InstallError::Unexpected(format!("{}: {error}", path.display())))?;
         write_atomically(&path, &text, 0o644).map_err(InstallError::file(&path))?;
         if let Some(previous) = previous {
-            self.remove_if_unused(&previous.image.digest)?;
+            self.remove_if_unused::<RuntimeRecord>(&previous.image.digest, &self.images())?;
         }
         Ok(record)
     }
 
     /// The installed runtime, if it is whole and was made by this recipe.
     fn installed(&self, id: &RuntimeId, recipe: &str) -> Option<RuntimeRecord> {
-        read_record(&self.record_path(id)).ok().filter(|record| record.recipe == recipe)
+        let record: Option<RuntimeRecord> = read_record(&self.record_path(id)).ok();
+        record.filter(|record| record.recipe == recipe)
     }
 
     pub(super) fn record_path(&self, id: &RuntimeId) -> PathBuf {
-        self.artifacts.join("images").join(format!("{id}.json"))
+        self.images().join(format!("{id}.json"))
     }
 
-    fn image_path(&self, digest: &str) -> PathBuf {
-        self.artifacts.join("images").join(format!("{digest}.erofs"))
+    fn images(&self) -> PathBuf {
+        self.artifacts.join("images")
     }
 }
 
@@ -173,18 +187,19 @@ fn find_manifest(id: &RuntimeId) -> Result<Manifest, InstallError> {
         })
 }
 
-fn recipe_hash(manifest: &Manifest) -> Result<String, InstallError> {
+/// What distinguishes one recipe from another.
+pub(super) fn hash_of(texts: &[String]) -> String {
     let mut hasher = Sha256::new();
     hasher.update(BUILDER_VERSION.to_be_bytes());
-    for text in recipe_texts(manifest)? {
+    for text in texts {
         hasher.update((text.len() as u64).to_be_bytes());
         hasher.update(text);
     }
-    Ok(hex::encode(hasher.finalize()))
+    hex::encode(hasher.finalize())
 }
 
 /// The version of the package that gives a language its own.
-fn version_of(name: &str, image: &ImageRecipe, packages: &[Package]) -> Option<String> {
+pub(super) fn version_of(name: &str, image: &ImageRecipe, packages: &[Package]) -> Option<String> {
     let package = packages.iter().find(|package| package.name == name);
     let archive = image.archives.iter().find(|archive| archive.package == name);
     let version = package.map(Package::upstream_version);
@@ -192,7 +207,7 @@ fn version_of(name: &str, image: &ImageRecipe, packages: &[Package]) -> Option<S
 }
 
 /// Everything that was unpacked into an image, `name=version`.
-fn contents(packages: &[Package], image: &ImageRecipe) -> Vec<String> {
+pub(super) fn contents(packages: &[Package], image: &ImageRecipe) -> Vec<String> {
     let archives = image.archives.iter().map(|archive| archive.pinned());
     packages.iter().map(Package::pinned).chain(archives).collect()
 }

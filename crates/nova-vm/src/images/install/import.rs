@@ -56,7 +56,7 @@ impl Installer {
         let source = format!("{reference}@{digest}");
         let recipe = recipe_of(&source, options.mode);
         let lock = self.begin(progress).await?;
-        if let Ok(installed) = read_record(&self.record_path(&id))
+        if let Ok(installed) = read_record::<RuntimeRecord>(&self.record_path(&id))
             && installed.recipe == recipe
         {
             return Ok(installed);

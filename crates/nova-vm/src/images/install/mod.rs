@@ -8,6 +8,7 @@
 //! left half made is removed by the next; what it had downloaded is used.
 mod archive_files;
 mod archives;
+mod builder;
 mod error;
 mod firecracker;
 mod firecracker_sources;
@@ -17,7 +18,6 @@ mod java_keystore;
 mod kernel;
 mod lock;
 mod pins;
-mod toolchain;
 mod tree;
 
 pub use error::InstallError;
@@ -83,7 +83,9 @@ impl Installer {
 
     /// Waits until no other installation runs here, then clears what a crashed one left.
     async fn begin(&self, progress: &dyn Progress) -> Result<InstallLock, InstallError> {
-        for directory in ["images", "kernel", "bin"].map(|name| self.artifacts.join(name)) {
+        for directory in
+            ["images", "builders", "kernel", "bin"].map(|name| self.artifacts.join(name))
+        {
             std::fs::create_dir_all(&directory).map_err(InstallError::file(&directory))?;
         }
         std::fs::create_dir_all(&self.cache).map_err(InstallError::file(&self.cache))?;
@@ -94,7 +96,9 @@ impl Installer {
 
     /// Removes what is half made. Only with the lock.
     fn clear(&self) -> Result<(), InstallError> {
-        for directory in ["", "images", "kernel", "bin"].map(|name| self.artifacts.join(name)) {
+        for directory in
+            ["", "images", "builders", "kernel", "bin"].map(|name| self.artifacts.join(name))
+        {
             remove_prefixed(&directory, MAKING_PREFIX).map_err(InstallError::file(&directory))?;
         }
         let archives = self.cache.join("archives");

@@ -1,5 +1,6 @@
-//! The runtimes that are installed, in memory: looking one up costs no file access.
-use super::record::RuntimeRecord;
+//! The runtimes and builders that are installed, in memory: looking one up costs no file access.
+use super::builder::BuilderRecord;
+use super::record::{ImageRecord, RuntimeRecord};
 use crate::images::artifacts::Artifacts;
 use nova_domain::{RuntimeId, RuntimeImage};
 use std::collections::BTreeMap;
@@ -20,7 +21,8 @@ pub struct RuntimeCatalog {
 #[derive(Debug, Default)]
 struct Installed {
     records: BTreeMap<RuntimeId, RuntimeRecord>,
-    /// Image files by digest.
+    builders: BTreeMap<RuntimeId, BuilderRecord>,
+    /// Image files by digest, of both.
     paths: BTreeMap<String, PathBuf>,
 }
 
@@ -33,13 +35,15 @@ impl RuntimeCatalog {
     }
 
     /// A catalog of these runtimes without any files, for tests of what is above.
-    pub fn fixed(images: Vec<RuntimeImage>) -> Self {
+    pub fn fixed(images: Vec<RuntimeImage>, builders: Vec<BuilderRecord>) -> Self {
         let record = |image: RuntimeImage| {
             let id = image.id.clone();
             (id, RuntimeRecord { image, aliases: vec![], recipe: String::new(), packages: vec![] })
         };
         let records = images.into_iter().map(record).collect();
-        let installed = Installed { records, paths: BTreeMap::new() };
+        let builders = builders.into_iter().map(|record| (record.language.clone(), record));
+        let builders = builders.collect();
+        let installed = Installed { records, builders, paths: BTreeMap::new() };
         Self { artifacts: None, installed: RwLock::new(Arc::new(installed)) }
     }
 
@@ -49,7 +53,10 @@ impl RuntimeCatalog {
         let Some(artifacts) = &self.artifacts else { return Ok(()) };
         let mut installed = Installed::default();
         for directory in artifacts.image_directories() {
-            read_directory(&directory, &mut installed)?;
+            read_directory(&directory, &mut installed.records, &mut installed.paths)?;
+        }
+        for directory in artifacts.builder_directories() {
+            read_directory(&directory, &mut installed.builders, &mut installed.paths)?;
         }
         *self.installed.write().unwrap_or_else(|poisoned| poisoned.into_inner()) =
             Arc::new(installed);
@@ -73,7 +80,23 @@ impl RuntimeCatalog {
         self.installed().records.values().map(|record| record.image.clone()).collect()
     }
 
-    /// The file of an installed image.
+    /// The builder of a language, if it is installed.
+    pub fn builder(&self, language: &RuntimeId) -> Option<BuilderRecord> {
+        self.installed().builders.get(language).cloned()
+    }
+
+    /// The builder for what is written for this runtime: its own id may be a language, or an alias of it.
+    pub fn builder_for(&self, runtime: &RuntimeId) -> Option<BuilderRecord> {
+        let by_image = || self.builder(&self.get(runtime)?.id);
+        self.builder(runtime).or_else(by_image)
+    }
+
+    /// All installed builders, by language.
+    pub fn builders(&self) -> Vec<BuilderRecord> {
+        self.installed().builders.values().cloned().collect()
+    }
+
+    /// The file of an installed image, a runtime's or a builder's.
     pub fn image_path(&self, digest: &str) -> Option<PathBuf> {
         self.installed().paths.get(digest).cloned()
     }
@@ -84,7 +107,11 @@ impl RuntimeCatalog {
 }
 
 /// Adds what is in `directory`; what was found before it wins.
-fn read_directory(directory: &Path, installed: &mut Installed) -> io::Result<()> {
+fn read_directory<R: ImageRecord>(
+    directory: &Path,
+    records: &mut BTreeMap<RuntimeId, R>,
+    paths: &mut BTreeMap<String, PathBuf>,
+) -> io::Result<()> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -96,11 +123,11 @@ fn read_directory(directory: &Path, installed: &mut Installed) -> io::Result<()>
         if hidden || path.extension().is_none_or(|extension| extension != "json") {
             continue;
         }
-        match read_record(&path) {
+        match read_record::<R>(&path) {
             Ok(record) => {
-                let image = directory.join(format!("{}.erofs", record.image.digest));
-                installed.paths.entry(record.image.digest.clone()).or_insert(image);
-                installed.records.entry(record.image.id.clone()).or_insert(record);
+                let image = directory.join(format!("{}.erofs", record.digest()));
+                paths.entry(record.digest().to_owned()).or_insert(image);
+                records.entry(record.name().clone()).or_insert(record);
             }
             Err(error) => {
                 tracing::warn!(record = %path.display(), %error, "runtime left out");
@@ -111,24 +138,23 @@ fn read_directory(directory: &Path, installed: &mut Installed) -> io::Result<()>
 }
 
 /// A record whose image is there and whole.
-pub(crate) fn read_record(path: &Path) -> io::Result<RuntimeRecord> {
+pub(crate) fn read_record<R: ImageRecord>(path: &Path) -> io::Result<R> {
     let damaged = |problem: String| io::Error::new(io::ErrorKind::InvalidData, problem);
     if fs::metadata(path)?.len() > RECORD_MAX_BYTES {
         return Err(damaged("the record is too large".into()));
     }
-    let record: RuntimeRecord =
+    let record: R =
         serde_json::from_slice(&fs::read(path)?).map_err(|error| damaged(error.to_string()))?;
-    let named = path.file_stem().is_some_and(|stem| stem == record.image.id.as_str());
+    let named = path.file_stem().is_some_and(|stem| stem == record.name().as_str());
     if !named || !record.has_plain_digest() {
         return Err(damaged("the record does not belong to its file name".into()));
     }
-    let image = path.with_file_name(format!("{}.erofs", record.image.digest));
+    let image = path.with_file_name(format!("{}.erofs", record.digest()));
     let size = fs::metadata(&image).map(|about| about.len()).unwrap_or(0);
-    if size != record.image.size {
+    if size != record.size() {
         return Err(damaged(format!(
-            "its image is missing or cut short ({size} of {} bytes); \
-             `nova runtime {}` makes it again",
-            record.image.size,
+            "its image is missing or cut short ({size} of {} bytes); {} makes it again",
+            record.size(),
             record.remedy()
         )));
     }

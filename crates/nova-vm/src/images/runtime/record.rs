@@ -1,5 +1,6 @@
 //! `<id>.json` beside an image: what it is, and what it was made of.
 use nova_domain::{RuntimeId, RuntimeImage};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// An installed runtime with its origin.
@@ -19,17 +20,43 @@ pub struct RuntimeRecord {
     pub packages: Vec<String>,
 }
 
-impl RuntimeRecord {
-    /// The end of the command that makes the image again.
-    pub(crate) fn remedy(&self) -> String {
-        match &self.image.own {
-            None => format!("add {}", self.image.id),
-            Some(own) => format!("import {} --id {}", own.source, self.image.id),
-        }
-    }
+/// What the records of all kinds of images say of their file.
+pub(crate) trait ImageRecord: DeserializeOwned {
+    /// What the record's own file is called.
+    fn name(&self) -> &RuntimeId;
+
+    /// SHA-256 of the image, hex; its file's name.
+    fn digest(&self) -> &str;
+
+    /// Its size, bytes.
+    fn size(&self) -> u64;
+
+    /// The command that makes it again.
+    fn remedy(&self) -> String;
 
     /// Whether the digest can be a file's name, so that a damaged record leads nowhere else.
-    pub(crate) fn has_plain_digest(&self) -> bool {
-        self.image.digest.len() == 64 && self.image.digest.bytes().all(|b| b.is_ascii_hexdigit())
+    fn has_plain_digest(&self) -> bool {
+        self.digest().len() == 64 && self.digest().bytes().all(|b| b.is_ascii_hexdigit())
+    }
+}
+
+impl ImageRecord for RuntimeRecord {
+    fn name(&self) -> &RuntimeId {
+        &self.image.id
+    }
+
+    fn digest(&self) -> &str {
+        &self.image.digest
+    }
+
+    fn size(&self) -> u64 {
+        self.image.size
+    }
+
+    fn remedy(&self) -> String {
+        match &self.image.own {
+            None => format!("`nova runtime add {}`", self.image.id),
+            Some(own) => format!("`nova runtime import {} --id {}`", own.source, self.image.id),
+        }
     }
 }

@@ -33,9 +33,31 @@ pub fn shipped_manifests() -> Result<Vec<Manifest>, ManifestError> {
         .collect()
 }
 
-/// The compiler for a language that is compiled, named like its folder.
-pub(crate) fn shipped_toolchain(folder: &str) -> Result<Toolchain, ManifestError> {
-    Toolchain::parse(folder, &text(&format!("{folder}/build.toml"))?)
+/// The compilers of this build, by language.
+pub fn shipped_toolchains() -> Result<BTreeMap<RuntimeId, Toolchain>, ManifestError> {
+    let paths = Files::iter();
+    let folders = paths.filter_map(|path| path.strip_suffix("/build.toml").map(str::to_owned));
+    folders
+        .map(|folder| {
+            let path = format!("{folder}/build.toml");
+            let toolchain = Toolchain::parse(&folder, &text(&path)?)?;
+            let id = RuntimeId::parse(&folder)
+                .map_err(|error| ManifestError { path, problem: error.to_string() })?;
+            Ok((id, toolchain))
+        })
+        .collect()
+}
+
+/// All that a builder is made by: a change of any of it makes another.
+pub(crate) fn toolchain_texts(
+    folder: &str,
+    toolchain: &Toolchain,
+) -> Result<Vec<String>, ManifestError> {
+    let mut texts = vec![text(&format!("{folder}/build.toml"))?, text("debian.toml")?];
+    for source in toolchain.image.files.values() {
+        texts.push(folder_text(folder, source)?);
+    }
+    Ok(texts)
 }
 
 /// What `runtimes/layers.toml` says.
@@ -86,11 +108,6 @@ pub(crate) fn folder_text(folder: &str, path: &str) -> Result<String, ManifestEr
     }
 }
 
-/// The folders of compiled languages.
-pub(crate) fn toolchain_folders() -> Vec<String> {
-    folders_with("build.toml")
-}
-
 /// The files of a language's example for a mode, by their names; none where it has no such example.
 pub(crate) fn example_files(
     folder: &str,
@@ -136,11 +153,11 @@ mod tests {
 
     #[test]
     fn every_shipped_runtime_is_valid_and_has_an_example_per_mode() {
-        let manifests = shipped_manifests().unwrap();
+        let (manifests, toolchains) = (shipped_manifests().unwrap(), shipped_toolchains().unwrap());
         assert!(manifests.len() >= 24, "{} runtimes", manifests.len());
         for manifest in &manifests {
             let id = manifest.id.as_str();
-            let compiled = folders_with("build.toml").iter().any(|folder| folder == id);
+            let compiled = toolchains.get(&manifest.id).is_some_and(|it| it.source.is_some());
             for mode in manifest.modes.keys() {
                 let has =
                     if compiled { has_example(id, *mode) } else { manifest.example(*mode).is_ok() };
@@ -159,22 +176,25 @@ mod tests {
     #[test]
     fn every_compiled_language_builds_for_a_shipped_runtime() {
         let manifests = shipped_manifests().unwrap();
-        for folder in folders_with("build.toml") {
-            let toolchain = shipped_toolchain(&folder).unwrap();
+        for (folder, toolchain) in shipped_toolchains().unwrap() {
+            let folder = folder.as_str();
             let runtime = manifests.iter().find(|manifest| manifest.id == toolchain.runtime);
             let runtime = runtime.unwrap_or_else(|| {
                 panic!("runtimes/{folder}/build.toml: there is no runtime {}", toolchain.runtime)
             });
-            let named = |id: &nova_domain::RuntimeId| id.as_str() == folder;
+            let named = |id: &RuntimeId| id.as_str() == folder;
             assert!(
                 named(&runtime.id) || runtime.aliases.iter().any(named),
                 "runtimes/{folder}/build.toml: {folder} is no alias of {}",
                 runtime.id
             );
+            if toolchain.source.is_none() {
+                continue;
+            }
             // In `lambda` mode a program speaks the Runtime API itself, by a library of its language.
             for mode in runtime.modes.keys().filter(|mode| **mode != Mode::Lambda) {
                 let path = format!("runtimes/{folder}/examples/{}", mode.as_str());
-                assert!(has_example(&folder, *mode), "{path}: there is no example");
+                assert!(has_example(folder, *mode), "{path}: there is no example");
             }
         }
     }

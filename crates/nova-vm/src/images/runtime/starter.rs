@@ -1,8 +1,9 @@
 //! What a new project in a language starts with: the example of its mode under the names that people give
 //! to such files.
 use super::manifest::{Manifest, ManifestError};
-use super::shipped::{example_files, shipped_manifests, shipped_toolchain, toolchain_folders};
+use super::shipped::{example_files, shipped_manifests, shipped_toolchains};
 use nova_domain::{Mode, RuntimeId, default_handler};
+use std::collections::BTreeMap;
 
 /// The first lines of a project.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +50,7 @@ impl Starter {
     /// Every language that a project can be in: runtimes and compiled languages, sorted.
     pub fn languages() -> Result<Vec<String>, ManifestError> {
         let manifests = shipped_manifests()?;
-        let mut ids = toolchain_folders();
+        let mut ids = compiled_languages()?.into_keys().collect::<Vec<_>>();
         ids.extend(manifests.iter().map(|manifest| manifest.id.as_str().to_owned()));
         ids.sort();
         ids.dedup();
@@ -59,7 +60,7 @@ impl Starter {
     /// A project in a language, named by its id or an alias.
     pub fn new(runtime: &RuntimeId, mode: Mode) -> Result<Self, StarterError> {
         let manifests = shipped_manifests()?;
-        let compiled = toolchain_folders().into_iter().any(|folder| folder == runtime.as_str());
+        let mut compilers = compiled_languages()?;
         let has =
             |manifest: &&Manifest| manifest.id == *runtime || manifest.aliases.contains(runtime);
         let Some(manifest) = manifests.iter().find(has) else {
@@ -67,8 +68,8 @@ impl Starter {
             return Err(StarterError::Unknown { runtime, known });
         };
         // `go` is a folder of its own although it is an alias of `base`; `java17` is one of `java`'s.
-        let folder = if compiled { runtime.as_str() } else { manifest.id.as_str() };
-        let compiled = toolchain_folders().iter().any(|other| other == folder);
+        let is_compiled = compilers.contains_key(runtime.as_str());
+        let folder = if is_compiled { runtime.as_str() } else { manifest.id.as_str() };
         let examples = example_files(folder, mode)?;
         if examples.is_empty() {
             let all = [Mode::Process, Mode::Persistent, Mode::Lambda].into_iter();
@@ -77,10 +78,7 @@ impl Starter {
             let modes = known.map(Mode::as_str).collect();
             return Err(StarterError::NoSuchMode { runtime: runtime.clone(), mode, modes });
         }
-        let build = match compiled {
-            true => Some(shipped_toolchain(folder)?.by_hand),
-            false => None,
-        };
+        let build = compilers.remove(folder);
         let memory_min_mb = manifest.memory_min_mb;
         if build.is_some() {
             let handler = default_handler(mode).to_owned();
@@ -103,6 +101,14 @@ impl Starter {
         });
         Ok(Self { mode, handler, files: files.collect(), build, memory_min_mb })
     }
+}
+
+/// How each compiled language is compiled by hand.
+fn compiled_languages() -> Result<BTreeMap<String, String>, ManifestError> {
+    let toolchains = shipped_toolchains()?.into_iter();
+    Ok(toolchains
+        .filter_map(|(id, toolchain)| Some((id.to_string(), toolchain.by_hand?)))
+        .collect())
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ const EXPECTED: &[(&str, &str, Option<Role>, bool)] = &[
     ("DELETE", "/functions/{name}", Some(Role::Deploy), true),
     ("GET", "/functions/{name}/code", Some(Role::Deploy), true),
     ("PUT", "/functions/{name}/code", Some(Role::Deploy), true),
+    ("GET", "/functions/{name}/build", Some(Role::Read), true),
     ("POST", "/functions/{name}/invoke", Some(Role::Invoke), true),
     ("GET", "/functions/{name}/logs", Some(Role::Read), true),
     ("GET", "/invocations", Some(Role::Read), true),

@@ -10,12 +10,12 @@ use nova_domain::{
     FunctionError, FunctionErrorKind, FunctionName, LogLine, LogStream, Mode, RuntimeId,
     RuntimeImage,
 };
-use nova_engine::{EngineConfig, Executor, Parts};
+use nova_engine::{BuildNetwork, BuildParts, Builds, EngineConfig, Executor, Parts};
 use nova_proto::{ExecReport, GuestPhases};
 use nova_store::{
-    ApiKey, ApiKeyText, DirectoryBlobs, MasterKey, Role, SecretVault, SqlStore, Store,
+    ApiKey, ApiKeyText, Blobs, DirectoryBlobs, MasterKey, Role, SecretVault, SqlStore, Store,
 };
-use nova_vm::images::RuntimeCatalog;
+use nova_vm::images::{BuildRecipe, BuilderRecord, CompileRecipe, RuntimeCatalog, SourceNames};
 use nova_vm::{BootError, EventSink, ExecError, ExecRequest, MicroVm, VmDriver, VmId, VmSpec};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -76,13 +76,25 @@ impl Fixture {
         let master_key = MasterKey::load_or_create(&directory.path().join("master.key")).unwrap();
         let vault = SecretVault::new(store.clone(), master_key);
         let blobs = DirectoryBlobs::open(directory.path().join("blobs")).await.unwrap();
-        let catalog = Arc::new(RuntimeCatalog::fixed(vec![python()]));
+        let catalog = Arc::new(RuntimeCatalog::fixed(
+            vec![python(), compiled("go"), compiled("rust")],
+            vec![go_builder()],
+        ));
+        let blobs: Arc<dyn Blobs> = Arc::new(blobs);
         let executor = Executor::new(Parts {
             driver: Arc::new(FakeDriver),
             store: store.clone(),
             vault: vault.clone(),
             catalog: catalog.clone(),
             config: EngineConfig::new("test".into(), 4096, 2),
+        });
+        let builds = Builds::new(BuildParts {
+            driver: Arc::new(FakeDriver),
+            store: store.clone(),
+            blobs: blobs.clone(),
+            catalog: catalog.clone(),
+            executor: executor.clone(),
+            network: BuildNetwork::default(),
         });
         let mut settings = Settings {
             authentication: true,
@@ -93,9 +105,10 @@ impl Fixture {
         let api = Arc::new(Api {
             keys: KeyRing::new(store.clone()),
             store,
-            blobs: Arc::new(blobs),
+            blobs,
             vault,
             executor,
+            builds,
             catalog,
             backend: Backend {
                 name: "fake",
@@ -110,6 +123,18 @@ impl Fixture {
         let mut fixture = Self { api, router, key: String::new(), _directory: directory };
         fixture.key = fixture.key_of(Role::Admin, &[]).await;
         fixture
+    }
+
+    /// The builds of a daemon that starts over the same state.
+    pub fn builds(&self) -> Builds {
+        Builds::new(BuildParts {
+            driver: Arc::new(FakeDriver),
+            store: self.api.store.clone(),
+            blobs: self.api.blobs.clone(),
+            catalog: self.api.catalog.clone(),
+            executor: self.api.executor.clone(),
+            network: BuildNetwork::default(),
+        })
     }
 
     /// A new key.
@@ -220,6 +245,39 @@ fn python() -> RuntimeImage {
     }
 }
 
+/// A language whose programs need no interpreter.
+fn compiled(id: &str) -> RuntimeImage {
+    let command = vec!["/code/{handler}".to_owned()];
+    RuntimeImage {
+        id: RuntimeId::parse(id).unwrap(),
+        commands: BTreeMap::from([(Mode::Process, command)]),
+        extension: None,
+        ..python()
+    }
+}
+
+fn go_builder() -> BuilderRecord {
+    BuilderRecord {
+        language: RuntimeId::parse("go").unwrap(),
+        version: "1.27.3".into(),
+        digest: "cd".repeat(32),
+        size: 80_000_000,
+        build: BuildRecipe {
+            compile: Some(CompileRecipe {
+                source: SourceNames { extension: "go".into(), file: "main.go".into() },
+                command: vec!["/usr/bin/go".into(), "build".into()],
+            }),
+            dependencies: None,
+            precompile: None,
+            env: BTreeMap::new(),
+            memory_mb: 512,
+            timeout_s: 60,
+        },
+        recipe: String::new(),
+        packages: vec![],
+    }
+}
+
 struct FakeDriver;
 
 #[async_trait]
@@ -237,8 +295,68 @@ impl VmDriver for FakeDriver {
             let (phase, problem) = ("pretending", "there is nothing to boot".into());
             return Err(BootError::Failed { phase, problem });
         }
+        if spec.setup.out_mb > 0 {
+            return Ok(Box::new(FakeBuild { id: spec.id, handler: spec.setup.handler }));
+        }
         Ok(Box::new(FakeVm { id: spec.id, env: spec.setup.env }))
     }
+}
+
+/// The guest of a build: one for the handler `broken` fails, one for `hangs` never ends.
+struct FakeBuild {
+    id: VmId,
+    handler: String,
+}
+
+#[async_trait]
+impl MicroVm for FakeBuild {
+    fn id(&self) -> &VmId {
+        &self.id
+    }
+
+    async fn exec(&self, _: ExecRequest, events: EventSink) -> Result<ExecReport, ExecError> {
+        let line = |text: &str| LogLine {
+            time_unix_ms: 1_000,
+            stream: LogStream::Stderr,
+            text: text.to_owned(),
+        };
+        events.send(line("compiling")).await.unwrap();
+        if self.handler == "hangs" {
+            std::future::pending::<()>().await;
+        }
+        let mut report = ExecReport {
+            output: None,
+            error: None,
+            phases: GuestPhases::default(),
+            log_truncated: false,
+        };
+        if self.handler == "broken" {
+            events.send(line("main.go:1: broken")).await.unwrap();
+            report.error = Some(FunctionError {
+                kind: FunctionErrorKind::FunctionExited,
+                message: "the function exited with status 1; its stderr ends with: broken".into(),
+                detail: None,
+            });
+        } else {
+            report.output = Some(serde_json::value::to_raw_value(&()).unwrap());
+        }
+        Ok(report)
+    }
+
+    async fn export(&self, _: usize) -> Result<Vec<u8>, ExecError> {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o755);
+        header.set_size(4);
+        tar.append_data(&mut header, "handler", &b"\x7fELF"[..]).unwrap();
+        Ok(tar.into_inner().unwrap())
+    }
+
+    async fn died(&self) -> String {
+        std::future::pending().await
+    }
+
+    async fn stop(self: Box<Self>) {}
 }
 
 struct FakeVm {
