@@ -33,6 +33,7 @@ if [ -n "$$missing" ]; then \
 	$(SUDO) apt-get update -qq; \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
 	if grep -qx openssh-server <<< "$$missing"; then $(SUDO) update-rc.d ssh disable >/dev/null; fi; \
+	if grep -qx docker-registry <<< "$$missing"; then $(SUDO) update-rc.d docker-registry disable >/dev/null; fi; \
 fi
 endef
 

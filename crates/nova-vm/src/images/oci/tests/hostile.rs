@@ -54,6 +54,18 @@ async fn what_is_written_through_a_link_stays_in_the_image() {
 }
 
 #[tokio::test]
+async fn links_do_not_lead_deeper_than_paths_may() {
+    let down = "d/".repeat(45);
+    let mut layer = Layer::new().directory("l0");
+    for number in 0..8 {
+        let at = format!("l{number}/{down}");
+        layer = layer.file(&format!("{at}f"), "").link(&format!("l{}", number + 1), &at);
+    }
+    let error = Image::of([layer]).refused().await;
+    assert!(error.contains("it lies too deep"), "{error}");
+}
+
+#[tokio::test]
 async fn a_bomb_is_stopped_at_its_limit() {
     let zeros = "\0".repeat(3_000_000);
     let mut image = Image::of([Layer::new().file("zeros", &zeros)]);

@@ -9,17 +9,23 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Nothing set-uid or set-gid; sticky stays, on directories.
 const MODE_MASK: u32 = 0o1777;
 
+/// Most directories below each other. A path has fewer, but one that begins with a link leads on from there; and
+/// who removes such a tree goes as deep.
+const DEPTH_MAX: usize = 256;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Rooted {
     root: OwnedFd,
+    /// How deep the root itself lies.
+    depth: usize,
 }
 
 impl Rooted {
@@ -28,7 +34,8 @@ impl Rooted {
         fs::mkdir(path, Mode::from_raw_mode(0o755))?;
         let root = fs::open(path, directory_flags(), Mode::empty())?;
         fs::fchmod(&root, Mode::from_raw_mode(0o755))?;
-        Ok(Self { root })
+        let depth = depth_of(&root)?;
+        Ok(Self { root, depth })
     }
 
     /// A directory, whose owner may always go on working in it.
@@ -133,7 +140,9 @@ impl Rooted {
     /// The open directory of a path, made where it is missing, and the path's last part.
     fn parent_of<'a>(&self, path: &'a Path) -> io::Result<(OwnedFd, &'a OsStr)> {
         let name = path.file_name().ok_or_else(|| io::Error::other("it is the root"))?;
-        Ok((self.make_directory(path.parent().unwrap_or(Path::new("")))?, name))
+        let parent = self.make_directory(path.parent().unwrap_or(Path::new("")))?;
+        self.check_depth(&parent)?;
+        Ok((parent, name))
     }
 
     /// Opens a directory, and makes it and those above it where they are missing.
@@ -146,8 +155,17 @@ impl Rooted {
             return Err(missing);
         };
         let parent = self.make_directory(parent)?;
+        self.check_depth(&parent)?;
         fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
         self.open_directory(path)
+    }
+
+    /// Refuses to go on where links have led too far down.
+    fn check_depth(&self, directory: &OwnedFd) -> io::Result<()> {
+        if depth_of(directory)? > self.depth + DEPTH_MAX {
+            return Err(io::Error::other("it lies too deep"));
+        }
+        Ok(())
     }
 
     fn open_directory(&self, path: &Path) -> io::Result<OwnedFd> {
@@ -163,6 +181,12 @@ impl Rooted {
 
 fn directory_flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW
+}
+
+/// How many directories an open one is below the file system's root.
+fn depth_of(directory: &OwnedFd) -> io::Result<usize> {
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
+    Ok(path.components().count())
 }
 
 /// What is there by this name, itself.
@@ -199,7 +223,7 @@ fn hide_in(parent: &OwnedFd, name: &OsStr, path: &Path, kept: &HashSet<PathBuf>)
     }
 }
 
-/// Never deeper than entries' paths are: see `entry_path`.
+/// Never deeper than [`DEPTH_MAX`].
 fn clear_in(directory: &OwnedFd, path: &Path, kept: &HashSet<PathBuf>) -> io::Result<()> {
     let mut names = Vec::new();
     for entry in fs::Dir::read_from(directory)? {
