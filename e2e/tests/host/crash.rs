@@ -13,7 +13,12 @@ async fn after_kill_9_everything_is_found_and_a_second_daemon_is_untouched() {
         (first_home.path().join("data"), second_home.path().join("data"));
     let options = DaemonOptions::new(&first_data);
     let first = options.start().await;
-    let second = DaemonOptions::new(&second_data).start().await;
+    // Its guest is to be there at the end, however long all this takes here.
+    let second = DaemonOptions {
+        environment: &[("NOVA_IDLE_TTL", "1h")],
+        ..DaemonOptions::new(&second_data)
+    };
+    let second = second.start().await;
     for daemon in [&first, &second] {
         create(daemon, "sleeper", SLEEPER, json!({"max_replicas": 2})).await;
         assert_eq!(call(daemon, "sleeper", json!(1)).await, 1);
