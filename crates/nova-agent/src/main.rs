@@ -41,6 +41,7 @@ mod pipes;
 mod place;
 mod process;
 mod reaper;
+mod remove_tree;
 mod rootfs;
 mod runner;
 mod server;
