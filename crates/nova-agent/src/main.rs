@@ -27,6 +27,7 @@ mod event;
 mod files;
 mod function_process;
 mod identity;
+mod ipc;
 mod lambda;
 mod line_protocol;
 mod listen;
