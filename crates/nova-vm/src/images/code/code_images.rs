@@ -24,8 +24,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
+/// Archives that are fetched and unpacked at once, whatever functions they belong to: each takes its
+/// unpacked size twice in memory, and a second one would gain nothing on the same disk.
+const UNPACKED_AT_ONCE: usize = 1;
 /// Prefix of what is not finished.
 const MAKING_PREFIX: &str = ".making-";
 /// Holds the id of the host's boot.
@@ -38,6 +41,8 @@ pub struct CodeImages {
     directory: PathBuf,
     source: Arc<dyn CodeSource>,
     made: Mutex<HashMap<(CodeHash, Form), Making>>,
+    /// [`UNPACKED_AT_ONCE`]; in order of arrival.
+    turns: Semaphore,
 }
 
 /// Made by the first who asks; the others wait for it.
@@ -63,7 +68,8 @@ impl CodeImages {
             remove_prefixed(&directory, "")?;
             std::fs::write(&boot_id_file, boot_id)?;
         }
-        Ok(Self { directory, source, made: Mutex::default() })
+        let turns = Semaphore::new(UNPACKED_AT_ONCE);
+        Ok(Self { directory, source, made: Mutex::default(), turns })
     }
 
     /// The unpacked code: owned by the daemon's user, readable by all, for a read-only bind mount.
@@ -93,12 +99,14 @@ impl CodeImages {
         if tokio::fs::try_exists(&path).await? {
             return Ok(path);
         }
+        let turn = self.turns.acquire().await.map_err(io::Error::other)?;
         let archive = self.source.fetch(hash).await?;
         let (making, expected) = (self.temporary()?, hash.clone());
         let making = tokio::task::spawn_blocking(move || {
             unpack_verified(&archive, &expected, &making.path().join("code")).map(|()| making)
         })
         .await??;
+        drop(turn);
         let unpacked = making.path().join("code");
         match form {
             Form::Directory => tokio::fs::rename(unpacked, &path).await?,
@@ -139,19 +147,26 @@ mod tests {
     use bytes::Bytes;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-    /// Hands out one archive under every hash, and counts how often.
+    /// Hands out one archive under every hash, counts how often, and notes if two were fetched at once.
+    #[derive(Default)]
     struct Stored {
         archive: Bytes,
         fetched: AtomicU32,
+        fetching: AtomicU32,
+        together: AtomicBool,
     }
 
     #[async_trait::async_trait]
     impl CodeSource for Stored {
         async fn fetch(&self, _: &CodeHash) -> io::Result<Bytes> {
             self.fetched.fetch_add(1, Ordering::Relaxed);
+            if self.fetching.fetch_add(1, Ordering::Relaxed) > 0 {
+                self.together.store(true, Ordering::Relaxed);
+            }
             tokio::task::yield_now().await;
+            self.fetching.fetch_sub(1, Ordering::Relaxed);
             match self.archive.is_empty() {
                 true => Err(io::Error::new(io::ErrorKind::NotFound, "no such blob")),
                 false => Ok(self.archive.clone()),
@@ -167,7 +182,7 @@ mod tests {
 
     fn bench(archive: Vec<u8>) -> Bench {
         let hash = CodeHash::of(&archive);
-        let stored = Arc::new(Stored { archive: archive.into(), fetched: AtomicU32::new(0) });
+        let stored = Arc::new(Stored { archive: archive.into(), ..Stored::default() });
         Bench { directory: tempfile::tempdir().unwrap(), stored, hash }
     }
 
@@ -205,6 +220,16 @@ mod tests {
         let calls = futures::future::join_all((0..20).map(|_| images.directory(&bench.hash))).await;
         assert!(calls.iter().all(|path| path.as_ref().unwrap() == calls[0].as_ref().unwrap()));
         assert_eq!(bench.stored.fetched.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn the_code_of_many_functions_is_in_memory_one_at_a_time() {
+        let bench = bench(program());
+        let images = bench.images();
+        let hashes: Vec<_> = (0..20_u8).map(|n| CodeHash::of(&[n])).collect();
+        futures::future::join_all(hashes.iter().map(|hash| images.directory(hash))).await;
+        assert_eq!(bench.stored.fetched.load(Ordering::Relaxed), 20);
+        assert!(!bench.stored.together.load(Ordering::Relaxed), "two were fetched at once");
     }
 
     #[tokio::test]
@@ -258,7 +283,7 @@ mod tests {
         assert!(images.directory(&bench.hash).await.is_err());
         assert!(images.directory(&bench.hash).await.is_err());
         assert_eq!(bench.stored.fetched.load(Ordering::Relaxed), 2);
-        bench.stored = Arc::new(Stored { archive: program().into(), fetched: AtomicU32::new(0) });
+        bench.stored = Arc::new(Stored { archive: program().into(), ..Stored::default() });
         bench.hash = CodeHash::of(&program());
         assert!(bench.images().directory(&bench.hash).await.is_ok());
     }
