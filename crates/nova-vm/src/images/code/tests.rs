@@ -383,3 +383,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn links_through_links_are_bounded_in_all_and_short_ones_are_not() {
+    let mut tree = Tree::default();
+    tree.add_file("lib/tool/bin/main", b"x".to_vec(), true).unwrap();
+    for n in 0..8000 {
+        tree.add_link(&format!("node_modules/.bin/l{n}"), "../../lib/tool/bin/main").unwrap();
+    }
+    tree.validate().unwrap();
+
+    let mut tree = Tree::default();
+    tree.add_file("f", b"x".to_vec(), true).unwrap();
+    tree.add_link("l0", "f").unwrap();
+    for n in 1..38 {
+        tree.add_link(&format!("l{n}"), &format!("{}l{}", "./".repeat(60), n - 1)).unwrap();
+    }
+    for n in 0..4000 {
+        tree.add_link(&format!("m{n}"), "l37").unwrap();
+    }
+    let error = tree.validate().unwrap_err().to_string();
+    assert!(error.contains("too many symbolic links"), "{error}");
+}
