@@ -405,3 +405,22 @@ fn links_through_links_are_bounded_in_all_and_short_ones_are_not() {
     let error = tree.validate().unwrap_err().to_string();
     assert!(error.contains("too many symbolic links"), "{error}");
 }
+
+#[test]
+fn a_zip_says_the_same_in_both_places_and_packs_nothing_twice() {
+    let honest = zip_of(&[("first", 0o644, b"one"), ("other", 0o644, b"two")]);
+    assert!(archive(&honest).is_ok());
+    let refused = |bytes: &[u8]| archive(bytes).unwrap_err().to_string();
+    let mut renamed = honest.clone();
+    let at = renamed.windows(5).position(|part| part == b"other").unwrap();
+    renamed[at..at + 5].copy_from_slice(b"OTHER");
+    let error = refused(&renamed);
+    assert!(error.contains("other") && error.contains("another name"), "{error}");
+
+    // The list says that the first one's data goes on into the second.
+    let mut longer = honest;
+    let list = longer.windows(4).position(|part| part == b"PK\x01\x02").unwrap();
+    longer[list + 20] += 10;
+    let error = refused(&longer);
+    assert!(error.contains("overlap"), "{error}");
+}
