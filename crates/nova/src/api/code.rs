@@ -1,7 +1,7 @@
 //! `/functions/{name}/code`, and how code that was sent becomes a stored archive.
 //!
 //! Unpacking an upload takes a few hundred MiB at most; [`CODE_JOBS`] bounds how many do so at once.
-use super::body::{self, Limit};
+use super::body::{self, Limit, Received};
 use super::function_body::{CodeBody, FunctionView, Upload};
 use super::functions;
 use super::handler::{self, HandlerError};
@@ -49,9 +49,10 @@ pub async fn put(
 ) -> Result<Json<FunctionView>, Problem> {
     let function = functions::find(&api, &name).await?;
     let (parts, body) = request.into_parts();
-    let archive = body::read(&parts.headers, body, UPLOAD_LIMIT).await?;
+    let Received { bytes, held } =
+        body::read(&api.bodies, &parts.headers, body, UPLOAD_LIMIT).await?;
     to_the_end(async move {
-        let upload = Upload::Archive(archive.into());
+        let upload = Upload::Archive(bytes.into());
         let hash = store(&api, upload, &function.config).await?;
         let changed = functions::change(&api, &name, |function| {
             function.code_hash = hash.clone();
@@ -72,6 +73,7 @@ pub async fn store_given(
 ) -> Result<Option<CodeHash>, Problem> {
     let upload = match (code, code_path) {
         (None, None) => return Ok(None),
+        drop(held);
         (Some(_), Some(_)) => {
             let hint = "give either `code` or `code_path`";
             return Err(InvalidField::new("code_path", "given beside code", hint).into());

@@ -4,7 +4,8 @@
 //! secrets that it names, the code. Code goes to the blobs first and the row last; a blob that no row
 //! names is removed at the next start.
 use super::auth::Caller;
-use super::body::{self, Limit};
+use super::bodies::Held;
+use super::body::{self, Limit, Received};
 use super::code;
 use super::function_body::{FunctionBody, FunctionView};
 use super::path::{FunctionPath, PageQuery, Paged, query};
@@ -39,8 +40,13 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let body = read_body(request).await?;
-    to_the_end(async move { create_from(&api, &caller, body).await }).await
+    let (body, held) = read_body(&api, request).await?;
+    to_the_end(async move {
+        let created = create_from(&api, &caller, body).await;
+        drop(held);
+        created
+    })
+    .await
 }
 
 async fn create_from(
@@ -139,8 +145,13 @@ pub async fn update(
     FunctionPath(name): FunctionPath,
     request: Request,
 ) -> Result<Json<FunctionView>, Problem> {
-    let body = read_body(request).await?;
-    to_the_end(async move { update_from(&api, &name, body).await }).await
+    let (body, held) = read_body(&api, request).await?;
+    to_the_end(async move {
+        let updated = update_from(&api, &name, body).await;
+        drop(held);
+        updated
+    })
+    .await
 }
 
 async fn update_from(
@@ -242,9 +253,12 @@ fn exists(name: &FunctionName) -> Problem {
     Problem::new(ErrorCode::FunctionExists, detail)
 }
 
-async fn read_body(request: Request) -> Result<FunctionBody, Problem> {
+/// The body and the room that the code in it takes.
+async fn read_body(api: &Api, request: Request) -> Result<(FunctionBody, Held), Problem> {
     let (parts, body) = request.into_parts();
-    body::json(&body::read(&parts.headers, body, BODY_LIMIT).await?)
+    let Received { bytes, held } =
+        body::read(&api.bodies, &parts.headers, body, BODY_LIMIT).await?;
+    Ok((body::json(&bytes)?, held))
 }
 
 /// Checks what a configuration names: the runtime must be here, secrets must exist and allow it.

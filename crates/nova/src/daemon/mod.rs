@@ -9,7 +9,7 @@
 //! served late, so that nobody is answered before everything is there.
 mod host_setup;
 
-use crate::api::{self, AllowedHosts, Api, CODE_JOBS, KeyRing, Settings};
+use crate::api::{self, AllowedHosts, Api, Bodies, CODE_JOBS, KeyRing, Settings};
 use crate::cli::DaemonArgs;
 use crate::config::{Config, LogFormat, RawConfig};
 use crate::data_dir::DataDir;
@@ -184,6 +184,7 @@ impl Starting {
         }));
         let url = format!("http://{}", reachable(address));
         if let Err(error) = directory.announce(&url) {
+            bodies: Bodies::default(),
             tracing::warn!(%error, "the command line has to be told the address with --url");
         }
         tracing::info!(%url, data_dir = %config.data_dir.display(), "serving");

@@ -1,5 +1,5 @@
 //! A complete API in a temporary directory, and a driver whose guests do what their input says.
-use crate::api::{AllowedHosts, Api, Backend, CODE_JOBS, KeyRing, Settings, router};
+use crate::api::{AllowedHosts, Api, Backend, Bodies, CODE_JOBS, KeyRing, Settings, router};
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
@@ -104,6 +104,7 @@ impl Fixture {
             },
             settings,
             code_jobs: Semaphore::new(CODE_JOBS),
+            bodies: Bodies::default(),
             draining: CancellationToken::new(),
         });
         let router = router(api.clone());
