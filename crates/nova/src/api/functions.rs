@@ -2,7 +2,7 @@
 //!
 //! Everything about a function is checked before anything is written: fields, the runtime, the
 //! secrets that it names, the code. Code goes to the blobs first and the row last; a blob that no row
-//! names is removed at the next start.
+//! names is removed some time later.
 use super::auth::Caller;
 use super::bodies::Held;
 use super::body::{self, Limit, Received};

@@ -8,6 +8,7 @@
 //! The listener is bound early, so that a port in use is found before anything is made on the host, and
 //! served late, so that nobody is answered before everything is there.
 mod host_setup;
+mod unused_code;
 
 use crate::api::{self, AllowedHosts, Api, Bodies, CODE_JOBS, KeyRing, Settings};
 use crate::cli::DaemonArgs;
@@ -133,7 +134,7 @@ struct Starting {
 struct Daemon {
     executor: Executor,
     draining: CancellationToken,
-    forgetting: tokio::task::JoinHandle<()>,
+    tidying: tokio::task::JoinHandle<((), ())>,
     host: Host,
     database: SqlStore,
     /// Last: until here nobody else may use the directory.
@@ -165,7 +166,10 @@ impl Starting {
             config: engine,
         });
         let draining = CancellationToken::new();
-        let forgetting = tokio::spawn(forget_old_records(store.clone()));
+        let tidying = tokio::spawn(futures::future::join(
+            forget_old_records(store.clone()),
+            unused_code::remove(store.clone(), blobs.clone()),
+        ));
         let router = api::router(Arc::new(Api {
             keys: KeyRing::new(store.clone()),
             store,
@@ -199,8 +203,7 @@ impl Starting {
                 tracing::warn!(%error, "the first key could not be shown; it is in admin.key");
             }
         }
-        let daemon =
-            Daemon { executor, draining, forgetting, host, database, _directory: directory };
+        let daemon = Daemon { executor, draining, tidying, host, database, _directory: directory };
         Ok(Self { daemon, listener, router })
     }
 }
@@ -223,7 +226,7 @@ impl Daemon {
         if left > 0 {
             tracing::warn!(left, "clients that did not take their answer were cut off");
         }
-        self.forgetting.abort();
+        self.tidying.abort();
         drop(self.executor);
         self.host.shutdown().await;
         if let Err(error) = self.database.close().await {
