@@ -9,16 +9,25 @@ use super::path::FunctionPath;
 use super::problem::{ErrorCode, Problem};
 use super::{Api, to_the_end};
 use crate::pack;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Json, Response};
+use bytes::{Bytes, BytesMut};
+use futures::Stream;
 use nova_domain::{CodeHash, FunctionConfig, InvalidField};
+use nova_store::BlobReader;
 use nova_vm::images::code::{UPLOAD_MAX_BYTES, UploadKind, canonicalise};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::io::AsyncReadExt;
 
 /// Uploads that are unpacked at once: each may take as much memory as `UNPACKED_MAX_BYTES` twice.
 pub const CODE_JOBS: usize = 2;
+
+/// Bytes of an archive that are read at once to be sent.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// An archive sent as it is.
 const UPLOAD_LIMIT: Limit =
@@ -30,15 +39,25 @@ pub async fn get(
     FunctionPath(name): FunctionPath,
 ) -> Result<Response, Problem> {
     let function = functions::find(&api, &name).await?;
-    let archive = api.blobs.get(&function.code_hash).await.map_err(|error| {
+    let archive = api.blobs.open(&function.code_hash).await.map_err(|error| {
         Problem::internal(&format!("the code of function {name} cannot be read"), &error)
     })?;
     let headers = [
         (header::CONTENT_TYPE, "application/x-tar".to_owned()),
+        (header::CONTENT_LENGTH, archive.length.to_string()),
         (header::ETAG, format!("\"{}\"", function.code_hash)),
         (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}.tar\"")),
     ];
-    Ok((headers, archive).into_response())
+    Ok((headers, Body::from_stream(pieces(archive))).into_response())
+}
+
+/// What the client has taken is read on: one that is slow holds a piece of the archive and not all of it.
+fn pieces(archive: BlobReader) -> impl Stream<Item = io::Result<Bytes>> {
+    futures::stream::try_unfold(archive.bytes, async |mut rest| {
+        let mut piece = BytesMut::with_capacity(PIECE_BYTES);
+        let length = rest.read_buf(&mut piece).await?;
+        Ok((length > 0).then(|| (piece.freeze(), rest)))
+    })
 }
 
 /// `PUT /functions/{name}/code`: a tar.gz, zip or tar as the body.
@@ -54,6 +73,7 @@ pub async fn put(
     to_the_end(async move {
         let upload = Upload::Archive(bytes.into());
         let hash = store(&api, upload, &function.config).await?;
+        drop(held);
         let changed = functions::change(&api, &name, |function| {
             function.code_hash = hash.clone();
             Ok(())
@@ -73,7 +93,6 @@ pub async fn store_given(
 ) -> Result<Option<CodeHash>, Problem> {
     let upload = match (code, code_path) {
         (None, None) => return Ok(None),
-        drop(held);
         (Some(_), Some(_)) => {
             let hint = "give either `code` or `code_path`";
             return Err(InvalidField::new("code_path", "given beside code", hint).into());
@@ -161,6 +180,16 @@ fn allowed_path(allowed: &[PathBuf], given: &str) -> Result<PathBuf, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::TryStreamExt;
+
+    #[tokio::test]
+    async fn of_code_that_is_sent_one_piece_is_in_memory() {
+        let length = 10 * PIECE_BYTES as u64 + 1;
+        let bytes = Box::new(tokio::io::repeat(7).take(length));
+        let sent: Vec<Bytes> = pieces(BlobReader { length, bytes }).try_collect().await.unwrap();
+        assert_eq!(sent.iter().map(Bytes::len).sum::<usize>() as u64, length);
+        assert!(sent.iter().all(|piece| piece.len() <= PIECE_BYTES));
+    }
 
     #[test]
     fn a_code_path_is_read_only_below_the_configured_directories() {
