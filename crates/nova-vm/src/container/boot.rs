@@ -20,6 +20,7 @@ use crate::agent_line::{AgentLine, LineError};
 use crate::cgroup::{CgroupError, GroupLimits};
 use crate::driver::{BootError, FUNCTION_PIDS_MAX, VmSpec};
 use crate::firecracker::console::Console;
+use crate::images::code::CodeImage;
 use nova_domain::NetworkPolicy;
 use nova_proto::{Init, PROTOCOL_VERSION, Rootfs};
 use std::io;
@@ -74,7 +75,7 @@ struct Boot<'a> {
 /// What the container is made of.
 struct Parts {
     root: PathBuf,
-    code: PathBuf,
+    code: Arc<CodeImage>,
     uid_root: u32,
     uid_user: u32,
     network_namespace: Option<PathBuf>,
@@ -126,7 +127,9 @@ impl Boot<'_> {
             Identity::Slot(_) => (None, Vec::new()),
         };
         self.remains.hold(identity);
-        Ok(Parts { root: root?, code: code?, uid_root, uid_user, network_namespace, resolvers })
+        let code = code?;
+        self.remains.hold_code(Arc::clone(&code));
+        Ok(Parts { root: root?, code, uid_root, uid_user, network_namespace, resolvers })
     }
 
     async fn identity(&self) -> Result<Identity, BootError> {
@@ -161,7 +164,7 @@ impl Boot<'_> {
             let bundle = Bundle {
                 directory: &directory,
                 root: &parts.root,
-                code: &parts.code,
+                code: parts.code.path(),
                 agent: &agent,
                 hostname: &hostname,
                 uid_root: parts.uid_root,

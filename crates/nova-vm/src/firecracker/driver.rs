@@ -6,7 +6,7 @@ use super::{FirecrackerConfig, FirecrackerVm, Host, reconcile};
 use crate::backend::remember_firecracker;
 use crate::driver::{BootError, FUNCTION_PIDS_MAX, MicroVm, VmDriver, VmSpec};
 use crate::images::RuntimeCatalog;
-use crate::images::code::CodeImages;
+use crate::images::code::{CodeImage, CodeImages};
 use crate::network::{Network, NetworkSlot};
 use crate::slots::SlotAllocator;
 use async_trait::async_trait;
@@ -85,18 +85,20 @@ impl FirecrackerDriver {
         })
     }
 
-    async fn files(&self, spec: &VmSpec) -> Result<Files, BootError> {
+    /// The files, and the code that has to stay on disk until they are linked into the jail.
+    async fn files(&self, spec: &VmSpec) -> Result<(Files, Arc<CodeImage>), BootError> {
         let code = self.code.erofs(&spec.code_hash).await.map_err(|error| BootError::Artifact {
             what: format!("code of function {}", spec.function),
             problem: error.to_string(),
         })?;
         let image = self.image(&spec.image_digest)?;
         let config = &self.host.config;
-        Ok(Files {
+        let files = Files {
             kernel: config.kernel.clone(),
             initramfs: config.initramfs.clone(),
-            drives: Some((image, code)),
-        })
+            drives: Some((image, code.path().to_owned())),
+        };
+        Ok((files, code))
     }
 
     /// The image's file, or which runtime to add again.
@@ -150,7 +152,7 @@ impl VmDriver for FirecrackerDriver {
     }
 
     async fn boot(&self, spec: VmSpec) -> Result<Box<dyn MicroVm>, BootError> {
-        let files = self.files(&spec).await?;
+        let (files, _code) = self.files(&spec).await?;
         let place = self.place(&spec).await?;
         let plan = self.plan(&spec, &place);
         let init = introduction(&spec, &place);

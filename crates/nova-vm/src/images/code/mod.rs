@@ -19,7 +19,7 @@ mod tests;
 mod tree;
 mod zip_reader;
 
-pub use code_images::CodeImages;
+pub use code_images::{CodeImage, CodeImages};
 pub use error::{CodeError, CodeErrorKind};
 use tree::Tree;
 
