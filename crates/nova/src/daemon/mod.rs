@@ -150,8 +150,8 @@ impl Starting {
         let address = listener.local_addr()?;
         let database = SqlStore::open(&config.data_dir.join(DATABASE_FILE)).await?;
         let store: Arc<dyn Store> = Arc::new(database.clone());
-        let vault =
-            SecretVault::new(store.clone(), MasterKey::load_or_create(&config.master_key_file)?);
+        let master_key = MasterKey::of_store(&config.master_key_file, store.as_ref()).await?;
+        let vault = SecretVault::new(store.clone(), master_key);
         let blobs = open_blobs(config, store.as_ref()).await?;
         let first_key = directory.first_key(store.as_ref()).await?;
         let engine = engine_config(config)?;
