@@ -113,6 +113,8 @@ pub struct Settings {
     pub authentication: bool,
     /// Names that a `Host` header may have.
     pub hosts: AllowedHosts,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
     /// Directories below which `code_path` is honoured.
     pub code_paths: Vec<PathBuf>,
 }

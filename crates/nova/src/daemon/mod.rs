@@ -181,14 +181,15 @@ impl Starting {
             settings: Settings {
                 authentication: !config.insecure_no_auth,
                 hosts: AllowedHosts::new(address, config.allowed_hosts.clone()),
+                data_dir: config.data_dir.clone(),
                 code_paths: config.code_paths.clone(),
             },
+            bodies: Bodies::default(),
             code_jobs: Semaphore::new(CODE_JOBS),
             draining: draining.clone(),
         }));
         let url = format!("http://{}", reachable(address));
         if let Err(error) = directory.announce(&url) {
-            bodies: Bodies::default(),
             tracing::warn!(%error, "the command line has to be told the address with --url");
         }
         tracing::info!(%url, data_dir = %config.data_dir.display(), "serving");

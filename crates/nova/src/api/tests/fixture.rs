@@ -87,6 +87,7 @@ impl Fixture {
         let mut settings = Settings {
             authentication: true,
             hosts: AllowedHosts::new("127.0.0.1:9000".parse().unwrap(), vec![]),
+            data_dir: directory.path().to_owned(),
             code_paths: vec![],
         };
         change(&mut settings);
@@ -103,8 +104,8 @@ impl Fixture {
                 warnings: vec!["weak".into()],
             },
             settings,
-            code_jobs: Semaphore::new(CODE_JOBS),
             bodies: Bodies::default(),
+            code_jobs: Semaphore::new(CODE_JOBS),
             draining: CancellationToken::new(),
         });
         let router = router(api.clone());
