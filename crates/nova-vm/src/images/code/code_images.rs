@@ -318,8 +318,9 @@ mod tests {
     async fn code_is_unpacked_for_a_user_who_is_not_its_owner() {
         let bench = bench(program());
         let directory = bench.images().directory(&bench.hash).await.unwrap();
-        let mode =
-            |path: &str| fs::metadata(directory.join(path)).unwrap().permissions().mode() & 0o7777;
+        let mode = |path: &str| {
+            fs::metadata(directory.path().join(path)).unwrap().permissions().mode() & 0o7777
+        };
         assert_eq!((mode(""), mode("bin"), mode("bin/run")), (0o755, 0o755, 0o755));
         assert_eq!(fs::read(directory.path().join("bin/run")).unwrap(), b"#!/bin/sh\n");
     }
