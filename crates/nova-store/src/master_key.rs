@@ -5,7 +5,7 @@ use aes_gcm::{Aes256Gcm, Nonce};
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes of the key: AES-256.
@@ -32,6 +32,16 @@ pub enum MasterKeyError {
         path: PathBuf,
         /// Its permissions.
         mode: u32,
+    },
+    /// Another user owns the file, and so may have put it there and knows what is in it.
+    #[error(
+        "master key file {path} belongs to another user (id {owner}); put one of your own there"
+    )]
+    NotYours {
+        /// The file.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
     },
     /// The file does not hold 64 hex digits.
     #[error("master key file {path} does not hold 64 hex digits; restore it from your backup")]
@@ -89,7 +99,12 @@ impl MasterKey {
             }
             Err(error) => return Err(file_error(error)),
         };
-        let mode = std::fs::metadata(path).map_err(file_error)?.permissions().mode() & 0o777;
+        let metadata = std::fs::metadata(path).map_err(file_error)?;
+        let (owner, user) = (metadata.uid(), rustix::process::geteuid().as_raw());
+        if owner != user && owner != 0 {
+            return Err(MasterKeyError::NotYours { path: path.to_owned(), owner });
+        }
+        let mode = metadata.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(MasterKeyError::Exposed { path: path.to_owned(), mode });
         }
@@ -201,6 +216,17 @@ mod tests {
 
         store.delete_secret(&name).await.unwrap();
         MasterKey::of_store(&path, store.as_ref()).await.unwrap();
+    }
+
+    #[test]
+    fn a_key_of_another_user_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("master.key");
+        MasterKey::load_or_create(&path).unwrap();
+        let changed = std::os::unix::fs::chown(&path, Some(65_534), None);
+        changed.expect("only root can give files away: run this test as root");
+        let error = MasterKey::load_or_create(&path).unwrap_err().to_string();
+        assert!(error.contains("another user (id 65534)"), "{error}");
     }
 
     #[test]
