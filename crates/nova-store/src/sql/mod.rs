@@ -7,6 +7,7 @@ mod convert;
 mod entity;
 mod functions;
 mod keys;
+mod log_size;
 mod migration;
 mod records;
 mod secrets;
@@ -15,12 +16,14 @@ use crate::store::{InvocationFilter, LogFilter, Page, PageRequest, SealedSecret}
 use crate::{ApiKey, Store, StoreError};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use log_size::LogSize;
 use nova_domain::{
     CodeHash, Function, FunctionName, InvocationRecord, LogRecord, RequestId, SecretName,
 };
 use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr, SqlErr};
 use sea_orm_migration::MigratorTrait;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Connections to the SQLite file: readers beside the one writer that SQLite allows.
@@ -33,6 +36,7 @@ const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct SqlStore {
     db: DatabaseConnection,
+    log_size: Arc<LogSize>,
 }
 
 impl SqlStore {
@@ -61,7 +65,7 @@ impl SqlStore {
         migration::Migrator::up(&db, None).await.map_err(|error| {
             StoreError::Unavailable(format!("{} cannot be migrated: {error}", path.display()))
         })?;
-        Ok(Self { db })
+        Ok(Self { db, log_size: Arc::default() })
     }
 
     /// Closes the database for all clones, which leaves its file whole: until then SQLite keeps the
@@ -119,7 +123,8 @@ impl Store for SqlStore {
         invocations: &[InvocationRecord],
         logs: &[LogRecord],
     ) -> Result<(), StoreError> {
-        records::append(&self.db, invocations, logs).await
+        records::append(&self.db, invocations, logs).await?;
+        self.log_size.grew(&self.db, logs).await
     }
 
     async fn invocations(
