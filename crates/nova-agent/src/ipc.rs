@@ -8,8 +8,10 @@ use libc::{IPC_RMID, c_int};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 
-/// Where the kernel lists each kind, and what removes one.
-const KINDS: [(&str, fn(c_int) -> c_int); 3] = [
+/// Where the kernel lists a kind, and what removes one.
+type Kind = (&'static str, fn(c_int) -> c_int);
+
+const KINDS: [Kind; 3] = [
     // SAFETY: as in the lines below: IPC_RMID takes no argument, so that no pointer is followed.
     ("/proc/sysvipc/shm", |id| unsafe { libc::shmctl(id, IPC_RMID, std::ptr::null_mut()) }),
     // SAFETY: see above.

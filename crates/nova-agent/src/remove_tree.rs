@@ -107,7 +107,7 @@ mod tests {
         fs::write(kept.join("file"), "x").unwrap();
         symlink(&kept, emptied.join("a/b/link")).unwrap();
         symlink(&kept, emptied.join("link")).unwrap();
-        fs::set_permissions(emptied.join("a/b"), Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(emptied.join("a/b"), Permissions::from_mode(0o000)).unwrap();
         empty(emptied.to_str().unwrap()).unwrap();
         assert_eq!(fs::read_dir(&emptied).unwrap().count(), 0);
         assert!(kept.join("file").exists());
