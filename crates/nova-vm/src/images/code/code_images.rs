@@ -169,6 +169,10 @@ impl CodeImages {
             Form::Directory => self.directory.join(hash.as_str()),
             Form::Erofs => self.directory.join(format!("{hash}.erofs")),
         };
+        // Left whole by a caller who went away before it was counted.
+        if tokio::fs::try_exists(&path).await? {
+            return Self::count(path).await;
+        }
         let turn = self.turns.acquire().await.map_err(io::Error::other)?;
         let archive = self.source.fetch(hash).await?;
         let (making, expected) = (self.temporary()?, hash.clone());
@@ -187,11 +191,14 @@ impl CodeImages {
                 tokio::fs::rename(image, &path).await?;
             }
         }
-        let bytes = tokio::task::spawn_blocking({
-            let path = path.clone();
-            move || bytes_on_disk(&path)
+        Self::count(path).await
+    }
+
+    async fn count(path: PathBuf) -> io::Result<Arc<CodeImage>> {
+        let counted = tokio::task::spawn_blocking(move || {
+            bytes_on_disk(&path).map(|bytes| Arc::new(CodeImage { path, bytes }))
         });
-        Ok(Arc::new(CodeImage { bytes: bytes.await??, path }))
+        counted.await?
     }
 
     fn temporary(&self) -> io::Result<TempDir> {
