@@ -5,6 +5,7 @@
 //! filesystem ids; that works in a microVM just as well.
 use crate::child::FUNCTION_ID;
 use crate::console::say;
+use crate::remove_tree;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use nova_proto::SecretFile;
@@ -85,16 +86,12 @@ pub fn as_user<T>(uid: u32, gid: u32, act: impl FnOnce() -> T) -> T {
 }
 
 /// Removes what the function left in memory. Nothing of it may run meanwhile. Best effort: done as the
-/// function's user, who may keep a directory from being read.
+/// function's user.
 pub fn empty_temporary() {
     as_user(FUNCTION_ID, FUNCTION_ID, || {
-        for entry in TEMPORARY_DIRS.iter().flat_map(fs::read_dir).flatten().flatten() {
-            let path = entry.path();
-            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            let removed =
-                if is_directory { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            if let Err(error) = removed {
-                say(format_args!("cannot remove {}: {error}", path.display()));
+        for directory in TEMPORARY_DIRS {
+            if let Err(error) = remove_tree::empty(directory) {
+                say(format_args!("cannot empty {directory}: {error}"));
             }
         }
     });

@@ -4,6 +4,7 @@ use crate::cgroup::FunctionCgroup;
 use crate::child::{Program, Stdin};
 use crate::event::Event;
 use crate::files;
+use crate::ipc;
 use crate::reaper::{Exit, Reaper};
 use crate::rootfs::{CODE_DIR, TASK_DIR};
 use nova_proto::{FunctionErrorKind, FunctionSetup, Mode};
@@ -85,8 +86,8 @@ impl Machine {
     /// What the end of the function's process means, where it was not Nova that ended it and nothing
     /// of the function runs any more.
     ///
-    /// `/tmp` is memory and counts as the function's. What filled it would fail every later call, so
-    /// an out-of-memory empties it; anything else leaves it to the next call.
+    /// `/tmp` and System V IPC are memory and count as the function's. What filled them would fail every
+    /// later call, so an out-of-memory empties them; anything else leaves `/tmp` to the next call.
     pub fn explain_exit(
         &self,
         status: ExitStatus,
@@ -95,6 +96,7 @@ impl Machine {
     ) -> Failure {
         if self.cgroup.oom_kills() > oom_kills_before {
             files::empty_temporary();
+            ipc::remove_left();
             let limit = self.function.memory_mb;
             return failure(
                 FunctionErrorKind::OutOfMemory,

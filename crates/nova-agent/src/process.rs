@@ -6,6 +6,7 @@ use crate::call::{Call, Failure, failure};
 use crate::child::Stdin;
 use crate::event::Event;
 use crate::files::InputFile;
+use crate::ipc;
 use crate::logs::{LINE_MAX_BYTES, LineCutter, unix_ms};
 use crate::machine::Machine;
 use crate::output::{OutputError, OutputReader};
@@ -80,6 +81,7 @@ fn attempt(
     })?;
     let end = running.supervise(call);
     machine.reaper.kill_all();
+    ipc::remove_left();
     running.read_to_end(call);
     running.conclude(machine, call, end, oom_kills_before)
 }

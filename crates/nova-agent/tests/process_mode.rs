@@ -243,6 +243,43 @@ print(count)
 }
 
 #[test]
+fn a_tree_without_end_in_tmp_does_not_take_the_guest_down() {
+    let script = r#"
+import os, sys
+print(len(os.listdir("/tmp")))
+sys.stdout.flush()
+if "fill" in open(sys.argv[1]).read():
+    os.chdir("/tmp")
+    for n in range(20_000):
+        os.mkdir("d")
+        os.chdir("d")
+    os.chmod("/tmp/d/d", 0)
+    x = b"x" * 200_000_000
+"#;
+    let mut guest = Guest::start(&[("handler.py", script)]);
+    guest.limit_memory(64 << 20);
+    let mut host = guest.ready(process(&["python3", "/code/handler.py", "{input}"]));
+    assert_eq!(host.call("\"fill\"").error().0, Kind::OutOfMemory);
+    assert_eq!(host.call("1").output(), "0");
+}
+
+#[test]
+fn system_v_objects_do_not_outlive_their_call() {
+    let script = r#"
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+there = sum(len(open("/proc/sysvipc/" + kind).readlines()) - 1 for kind in ("shm", "msg", "sem"))
+made = [libc.shmget(0, 1 << 20, 0o1600), libc.msgget(0, 0o1600), libc.semget(0, 1, 0o1600)]
+assert min(made) >= 0, (made, ctypes.get_errno())
+print(there)
+"#;
+    let guest = Guest::start(&[("handler.py", script)]);
+    let mut host = guest.ready(process(&["python3", "/code/handler.py"]));
+    assert_eq!(host.call("1").output(), "0");
+    assert_eq!(host.call("1").output(), "0");
+}
+
+#[test]
 fn six_mebibytes_go_in_and_out_and_one_byte_more_does_not() {
     let guest = Guest::start(&[]);
     let mut host = guest.ready(process(&["cat", "{input}"]));

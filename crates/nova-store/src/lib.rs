@@ -14,7 +14,7 @@ mod sql;
 mod store;
 
 pub use api_key::{ApiKey, ApiKeyText, InvalidApiKey, Role};
-pub use blobs::{Blobs, DirectoryBlobs};
+pub use blobs::{BlobReader, Blobs, DirectoryBlobs, NEW_FOR};
 pub use master_key::{MasterKey, MasterKeyError};
 pub use secret_vault::{SecretInfo, SecretVault, VaultError};
 pub use sql::SqlStore;

@@ -1,10 +1,11 @@
 //! The key that seals secrets: 32 bytes in a file of mode 0600, never in the database or a backup.
+use crate::{Store, StoreError};
 use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes of the key: AES-256.
@@ -32,12 +33,36 @@ pub enum MasterKeyError {
         /// Its permissions.
         mode: u32,
     },
+    /// Another user owns the file, and so may have put it there and knows what is in it.
+    #[error(
+        "master key file {path} belongs to another user (id {owner}); put one of your own there"
+    )]
+    NotYours {
+        /// The file.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
     /// The file does not hold 64 hex digits.
     #[error("master key file {path} does not hold 64 hex digits; restore it from your backup")]
     Malformed {
         /// The file.
         path: PathBuf,
     },
+    /// The file is gone, and what was sealed with the key is not.
+    #[error(
+        "master key file {path} is gone, and {secrets} secrets were sealed with it; restore it from your \
+         backup, or delete them with an earlier copy of the database: without it nothing opens them"
+    )]
+    Lost {
+        /// Where the file was.
+        path: PathBuf,
+        /// How many secrets need it.
+        secrets: usize,
+    },
+    /// The store, which knows whether there are secrets, does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// Another key sealed it, or the sealed bytes were changed or moved.
     #[error("sealed with another master key, or damaged")]
     DoesNotOpen,
@@ -51,6 +76,19 @@ pub struct MasterKey {
 }
 
 impl MasterKey {
+    /// Reads the key of this store's secrets. One is made where there is no file and there are no secrets:
+    /// in the place of a lost key it would only hide the loss.
+    pub async fn of_store(path: &Path, store: &dyn Store) -> Result<Self, MasterKeyError> {
+        let found = path.symlink_metadata();
+        if found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            let secrets = store.secrets().await?.len();
+            if secrets > 0 {
+                return Err(MasterKeyError::Lost { path: path.to_owned(), secrets });
+            }
+        }
+        Self::load_or_create(path)
+    }
+
     /// Reads the key, or makes one where the file does not exist.
     pub fn load_or_create(path: &Path) -> Result<Self, MasterKeyError> {
         let file_error = |source| MasterKeyError::File { path: path.to_owned(), source };
@@ -61,7 +99,12 @@ impl MasterKey {
             }
             Err(error) => return Err(file_error(error)),
         };
-        let mode = std::fs::metadata(path).map_err(file_error)?.permissions().mode() & 0o777;
+        let metadata = std::fs::metadata(path).map_err(file_error)?;
+        let (owner, user) = (metadata.uid(), rustix::process::geteuid().as_raw());
+        if owner != user && owner != 0 {
+            return Err(MasterKeyError::NotYours { path: path.to_owned(), owner });
+        }
+        let mode = metadata.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(MasterKeyError::Exposed { path: path.to_owned(), mode });
         }
@@ -108,18 +151,32 @@ impl fmt::Debug for MasterKey {
     }
 }
 
+/// Writes a new key beside its place first: a full disk or a crash leaves no file without a key in it.
 fn create(path: &Path) -> io::Result<String> {
     let text = hex::encode(rand::random::<[u8; KEY_BYTES]>());
+    let partial = path.with_extension("partial");
+    match std::fs::remove_file(&partial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
+    // A link, unlike a rename, never replaces a key that somebody else has put there meanwhile.
+    std::fs::hard_link(&partial, path)?;
+    std::fs::remove_file(&partial)?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    std::fs::File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
     Ok(text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{SecretVault, SqlStore};
+    use chrono::Utc;
+    use std::sync::Arc;
 
     #[test]
     fn the_key_is_made_once_and_others_may_not_read_it() {
@@ -131,8 +188,52 @@ mod tests {
         assert_eq!(second.open(&sealed, b"name:1").unwrap(), b"value");
         assert!(second.open(&sealed, b"name:2").is_err(), "bound to its name and version");
 
+        let left: Vec<_> = directory.path().read_dir().unwrap().collect();
+        assert_eq!(left.len(), 1, "nothing half made stays: {left:?}");
+
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         let error = MasterKey::load_or_create(&path).unwrap_err();
         assert!(error.to_string().contains("chmod 600"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_lost_key_is_not_replaced_while_secrets_are_sealed_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("master.key");
+        let store = SqlStore::open(&directory.path().join("nova.db")).await.unwrap();
+        let store: Arc<dyn Store> = Arc::new(store);
+        let key = MasterKey::of_store(&path, store.as_ref()).await.unwrap();
+        let name = nova_domain::SecretName::parse("token").unwrap();
+        SecretVault::new(store.clone(), key)
+            .set(&name, b"value", vec![], Utc::now())
+            .await
+            .unwrap();
+
+        std::fs::remove_file(&path).unwrap();
+        let error = MasterKey::of_store(&path, store.as_ref()).await.unwrap_err().to_string();
+        assert!(error.contains("master.key is gone") && error.contains("restore it"), "{error}");
+        assert!(!path.exists(), "no other key in its place");
+
+        store.delete_secret(&name).await.unwrap();
+        MasterKey::of_store(&path, store.as_ref()).await.unwrap();
+    }
+
+    #[test]
+    fn a_key_of_another_user_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("master.key");
+        MasterKey::load_or_create(&path).unwrap();
+        let changed = std::os::unix::fs::chown(&path, Some(65_534), None);
+        changed.expect("only root can give files away: run this test as root");
+        let error = MasterKey::load_or_create(&path).unwrap_err().to_string();
+        assert!(error.contains("another user (id 65534)"), "{error}");
+    }
+
+    #[test]
+    fn a_key_that_was_half_written_is_no_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("master.key");
+        std::fs::write(path.with_extension("partial"), "abc").unwrap();
+        MasterKey::load_or_create(&path).unwrap();
     }
 }

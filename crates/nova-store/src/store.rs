@@ -93,7 +93,8 @@ pub struct LogFilter {
     pub request_id: Option<RequestId>,
     /// Only lines that contain this text.
     pub contains: Option<String>,
-    /// The newest so many lines, in the order they were written; at most 10,000.
+    /// The newest so many lines, in the order they were written; at most 10,000, and fewer where their
+    /// text is over 8 MiB.
     pub tail: u32,
 }
 
@@ -161,7 +162,7 @@ pub trait Store: Send + Sync + 'static {
     /// Every attempt of one call, the latest first.
     async fn invocation(&self, request_id: RequestId) -> Result<Vec<InvocationRecord>, StoreError>;
 
-    /// The newest log lines that match, oldest of them first.
+    /// The newest log lines that match, at most 8 MiB of text, oldest of them first.
     async fn logs(&self, filter: &LogFilter) -> Result<Vec<LogRecord>, StoreError>;
 
     /// Removes records and log lines older than `before`; returns how many calls were forgotten.

@@ -5,7 +5,7 @@
 //!   that is there without a lock was left by a daemon that did not end in an orderly way.
 //! * `admin.key`: the API key of the first run, readable by its owner only.
 use nova_store::{ApiKey, ApiKeyText, Role, Store, StoreError};
-use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -44,6 +44,18 @@ pub enum DataDirError {
          --data-dir, or make it yours with `chmod 700 {0}`"
     )]
     Foreign(PathBuf),
+    /// It belongs to another user, or something in it does: what that user may still change, or leads
+    /// elsewhere, is not to be trusted with keys and code.
+    #[error(
+        "{path} belongs to another user (id {owner}); choose another data directory with --data-dir, or \
+         take all of it over with `chown -R`"
+    )]
+    NotYours {
+        /// The directory, or what is in it.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
     /// Another daemon uses it.
     #[error(
         "the data directory {path} is used by another daemon{}; stop that one, or choose another \
@@ -71,18 +83,37 @@ pub struct DataDir {
 impl DataDir {
     /// Makes the directory where it does not exist, for its owner only, and takes it.
     pub fn take(path: &Path) -> Result<Self, DataDirError> {
+        Self::take_as(rustix::process::geteuid().as_raw(), path)
+    }
+
+    /// Takes it for a daemon that runs as this user.
+    fn take_as(user: u32, path: &Path) -> Result<Self, DataDirError> {
         let error = |path: &Path| {
             let path = path.to_owned();
             move |source| DataDirError::Io { path, source }
         };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(error(path))?;
+        check_owner(user, path, &path.symlink_metadata().map_err(error(path))?)?;
         let metadata = std::fs::metadata(path).map_err(error(path))?;
+        check_owner(user, path, &metadata)?;
         if metadata.mode() & OTHERS_MODE != 0 {
             if !is_ours(path).map_err(error(path))? {
                 return Err(DataDirError::Foreign(path.to_owned()));
             }
             // Database and code lie in it.
             std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(error(path))?;
+        }
+        // From here on nobody else can add anything. A link counts as its maker's, wherever it leads.
+        for entry in path.read_dir().map_err(error(path))? {
+            let entry = entry.map_err(error(path))?;
+            match entry.metadata() {
+                // Another daemon's, which has just ended.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                metadata => {
+                    let path = entry.path();
+                    check_owner(user, &path, &metadata.map_err(error(&path))?)?;
+                }
+            }
         }
         let lock_path = path.join(LOCK_FILE);
         let mut options = OpenOptions::new();
@@ -155,6 +186,13 @@ impl Drop for DataDir {
         if let Err(error) = std::fs::remove_file(&path) {
             tracing::debug!(path = %path.display(), %error, "the lock file stays");
         }
+    }
+}
+
+fn check_owner(user: u32, path: &Path, metadata: &Metadata) -> Result<(), DataDirError> {
+    match metadata.uid() {
+        owner if owner == user => Ok(()),
+        owner => Err(DataDirError::NotYours { path: path.to_owned(), owner }),
     }
 }
 
@@ -247,6 +285,25 @@ mod tests {
         std::fs::create_dir(root.path().join("artifacts")).unwrap();
         let _ours = DataDir::take(root.path()).unwrap();
         assert_eq!(mode(), 0o700);
+    }
+
+    #[test]
+    fn a_directory_of_another_user_is_refused_and_what_its_links_lead_to_is_untouched() {
+        let root = tempfile::tempdir().unwrap();
+        let (victim, data) = (root.path().join("victim"), root.path().join("data"));
+        std::fs::write(&victim, "precious").unwrap();
+        std::fs::create_dir(&data).unwrap();
+        let user = rustix::process::geteuid().as_raw();
+        let error = DataDir::take_as(user + 1, &data).unwrap_err().to_string();
+        assert!(error.contains("--data-dir") && error.contains("chown"), "{error}");
+
+        let link = data.join(LOCK_FILE);
+        std::os::unix::fs::symlink(&victim, &link).unwrap();
+        assert_eq!(user, 0, "links of others can be made by root only: run this test as root");
+        std::os::unix::fs::lchown(&link, Some(65_534), None).unwrap();
+        let error = DataDir::take(&data).unwrap_err().to_string();
+        assert!(error.contains(LOCK_FILE) && error.contains("65534"), "{error}");
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod daemon;
 mod data_dir;
+mod idle_connections;
 mod pack;
 mod serve;
 mod signals;

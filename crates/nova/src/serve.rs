@@ -7,6 +7,7 @@
 //!
 //! When a client closes its connection, hyper drops the future of the request in progress: that
 //! is what cancels a call whose caller went away (a test below shows it).
+use crate::idle_connections::{IdleConnections, Presence};
 use crate::slow_client::Impatient;
 use axum::Router;
 use axum::body::Body;
@@ -20,12 +21,13 @@ use rustix::process::{Resource, getrlimit};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-/// Connections at once. Each may hold one payload; more callers than this wait in the kernel's queue.
+/// Connections at once. Each may hold one payload. For one more the connection is closed that has been
+/// without a request for longest; where all are at work it waits.
 const CONNECTIONS_MAX: usize = 4096;
 /// The part of the open files that connections may take: guests need several each.
 const FILES_PER_CONNECTION: u64 = 4;
@@ -69,15 +71,25 @@ impl Connections {
 
 /// Serves until `stop` is cancelled and then closes the listener.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> Connections {
+    let max = connections_max(getrlimit(Resource::Nofile).current);
+    serve_at_most(max, listener, router, stop).await
+}
+
+async fn serve_at_most(
+    max: usize,
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+) -> Connections {
     let connections = Connections::new();
-    let places = Arc::new(Semaphore::new(connections_max(getrlimit(Resource::Nofile).current)));
+    let (places, idle) = (Arc::new(Semaphore::new(max)), Arc::new(IdleConnections::default()));
     let service = router.map_request(|request: Request<Incoming>| request.map(Body::new));
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_MAX_BYTES);
     loop {
         let accepted = async {
-            let place = places.clone().acquire_owned().await;
-            (place, listener.accept().await)
+            let accepted = listener.accept().await;
+            (take_place(&places, &idle).await, accepted)
         };
         let (place, accepted) = tokio::select! {
             () = stop.cancelled() => return connections,
@@ -98,9 +110,14 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         }
         let asked = CancellationToken::new();
         let first_request = asked.clone();
-        let service = service.clone().map_request(move |request: Request<Incoming>| {
+        let make_room = CancellationToken::new();
+        let presence = Presence::new(&idle, make_room.clone());
+        let inner = service.clone();
+        let service = tower::service_fn(move |request: Request<Incoming>| {
             asked.cancel();
-            request
+            let work = presence.work();
+            let answering = inner.clone().oneshot(request);
+            async move { answering.await.map(|answer| work.until_sent(answer)) }
         });
         let service = TowerToHyperService::new(service);
         let connection = server.serve_connection(TokioIo::new(Impatient::new(stream)), service);
@@ -110,13 +127,28 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             let _place = place;
             let silence = tokio::time::timeout(FIRST_HEAD_TIMEOUT, first_request.cancelled());
             tokio::select! {
-                () = cut.cancelled() => {}
-                Err(_) = silence => tracing::debug!("a connection without any request was closed"),
+                // First what the client has sent or takes now: it is not idle then.
+                biased;
                 ended = connection => if let Err(error) = ended {
                     tracing::debug!(%error, "a connection broke");
                 },
+                () = cut.cancelled() => {}
+                () = make_room.cancelled() => tracing::debug!("a connection made room for another"),
+                Err(_) = silence => tracing::debug!("a connection without any request was closed"),
             }
         });
+    }
+}
+
+/// A place for one more connection, for which another that is idle may have to go.
+async fn take_place(
+    places: &Arc<Semaphore>,
+    idle: &IdleConnections,
+) -> Result<OwnedSemaphorePermit, AcquireError> {
+    tokio::select! {
+        biased;
+        place = places.clone().acquire_owned() => place,
+        () = idle.close_longest() => places.clone().acquire_owned().await,
     }
 }
 
@@ -259,6 +291,35 @@ mod tests {
         stop.cancel();
         let left = serving.await.unwrap().end(Duration::from_secs(600)).await;
         assert_eq!(left, 0, "it ended by itself");
+    }
+
+    #[tokio::test]
+    async fn where_all_places_are_taken_the_longest_idle_makes_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/", post(async || "answer"));
+        tokio::spawn(serve_at_most(2, listener, router, CancellationToken::new()));
+        let connect = async || TcpStream::connect(address).await.unwrap();
+        let ask = async |client: &mut TcpStream| {
+            let request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+            client.write_all(request).await.unwrap();
+            let mut text = String::new();
+            while !text.ends_with("answer") {
+                let mut piece = [0; 512];
+                let length = client.read(&mut piece).await.unwrap();
+                assert_ne!(length, 0, "closed after {text:?}");
+                text += std::str::from_utf8(&piece[..length]).unwrap();
+            }
+        };
+        let (mut first, mut second) = (connect().await, connect().await);
+        ask(&mut first).await;
+        ask(&mut second).await;
+        ask(&mut first).await;
+        let mut third = connect().await;
+        ask(&mut third).await;
+        assert_eq!(second.read(&mut [0]).await.unwrap(), 0, "the longest idle is closed");
+        ask(&mut first).await;
+        ask(&mut third).await;
     }
 
     #[test]

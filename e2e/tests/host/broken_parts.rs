@@ -145,6 +145,8 @@ async fn a_full_disk() {
         .output()
         .unwrap();
     assert!(!full.status.success(), "the disk is full");
+    let ready = daemon.nova.get("/health/ready").await;
+    assert_eq!(ready.status.as_u16(), 503, "who balances load is told");
     let answer = daemon.nova.post("/functions/f/invoke", &json!({})).await;
     let problem = answer.problem(503, "boot_failed");
     assert!(problem["detail"].as_str().unwrap().contains("space"), "{problem}");

@@ -63,8 +63,11 @@ pub enum Peer {
 /// One connection.
 pub struct Connection {
     stream: TcpStream,
-    /// What was read and not used.
+    /// What was read; in front of it what is used already.
     buffer: Vec<u8>,
+    /// How much of it is used. Moving the rest to the front for each chunk of a body would take time that
+    /// grows with the square of their number.
+    used: usize,
     /// A body was not read to its end: where the next request begins is not known.
     is_lost: bool,
 }
@@ -74,7 +77,7 @@ impl Connection {
     pub fn new(stream: TcpStream) -> Self {
         // Only a matter of speed.
         let _ = stream.set_nodelay(true);
-        Self { stream, buffer: Vec::new(), is_lost: false }
+        Self { stream, buffer: Vec::new(), used: 0, is_lost: false }
     }
 
     /// The socket, to wait for.
@@ -86,7 +89,7 @@ impl Connection {
     pub fn peer(&self) -> Peer {
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         match recv(self.stream.as_raw_fd(), &mut [0], flags) {
-            Err(Errno::EAGAIN | Errno::EINTR) if self.buffer.is_empty() => Peer::Waiting,
+            Err(Errno::EAGAIN | Errno::EINTR) if self.unused().is_empty() => Peer::Waiting,
             Err(Errno::EAGAIN | Errno::EINTR) => Peer::Talking,
             Ok(length) if length > 0 => Peer::Talking,
             _ => Peer::Gone,
@@ -99,15 +102,15 @@ impl Connection {
     /// When there is none: the connection is over.
     pub fn read_head(&mut self) -> Result<Head, Broken> {
         loop {
-            if let Some((head, length)) = parse_head(&self.buffer)? {
-                self.buffer.drain(..length);
+            if let Some((head, length)) = parse_head(self.unused())? {
+                self.used += length;
                 return Ok(head);
             }
-            if self.buffer.len() > HEAD_MAX_BYTES {
+            if self.unused().len() > HEAD_MAX_BYTES {
                 return Err(Broken::Malformed("the head of the request is too long"));
             }
             self.fill().map_err(|broken| match broken {
-                Broken::Closed if !self.buffer.is_empty() => Broken::Truncated,
+                Broken::Closed if !self.unused().is_empty() => Broken::Truncated,
                 other => other,
             })?;
         }
@@ -174,28 +177,25 @@ impl Connection {
     fn read_exactly(&mut self, length: u64, take: &mut impl FnMut(&[u8])) -> Result<(), Broken> {
         let mut left = length;
         while left > 0 {
-            if self.buffer.is_empty() {
+            if self.unused().is_empty() {
                 self.fill_inside()?;
             }
-            let now = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            take(&self.buffer[..now]);
-            self.buffer.drain(..now);
+            let now = self.unused().len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            take(&self.unused()[..now]);
+            self.used += now;
             left -= now as u64;
         }
         Ok(())
     }
 
     fn read_chunks(&mut self, take: &mut impl FnMut(&[u8])) -> Result<Trailers, Broken> {
-        let mut total = 0;
+        let mut left = DISCARD_MAX_BYTES;
         loop {
             let length = self.read_chunk_length()?;
             if length == 0 {
                 return self.read_trailers();
             }
-            total += length;
-            if length > DISCARD_MAX_BYTES || total > DISCARD_MAX_BYTES {
-                return Err(Broken::Malformed("the body is endless"));
-            }
+            left = left.checked_sub(length).ok_or(Broken::Malformed("the body is endless"))?;
             self.read_exactly(length, take)?;
             let mut line_end = Vec::new();
             self.read_exactly(2, &mut |bytes| line_end.extend_from_slice(bytes))?;
@@ -207,12 +207,12 @@ impl Connection {
 
     fn read_chunk_length(&mut self) -> Result<u64, Broken> {
         loop {
-            match httparse::parse_chunk_size(&self.buffer) {
+            match httparse::parse_chunk_size(self.unused()) {
                 Ok(httparse::Status::Complete((used, length))) => {
-                    self.buffer.drain(..used);
+                    self.used += used;
                     return Ok(length);
                 }
-                Ok(httparse::Status::Partial) if self.buffer.len() <= CHUNK_LINE_MAX_BYTES => {
+                Ok(httparse::Status::Partial) if self.unused().len() <= CHUNK_LINE_MAX_BYTES => {
                     self.fill_inside()?;
                 }
                 _ => return Err(Broken::Malformed("the length of a chunk is no number")),
@@ -223,13 +223,13 @@ impl Connection {
     fn read_trailers(&mut self) -> Result<Trailers, Broken> {
         loop {
             let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-            match httparse::parse_headers(&self.buffer, &mut headers) {
+            match httparse::parse_headers(self.unused(), &mut headers) {
                 Ok(httparse::Status::Complete((used, found))) => {
                     let trailers = Trailers::of(found);
-                    self.buffer.drain(..used);
+                    self.used += used;
                     return Ok(trailers);
                 }
-                Ok(httparse::Status::Partial) if self.buffer.len() <= HEAD_MAX_BYTES => {
+                Ok(httparse::Status::Partial) if self.unused().len() <= HEAD_MAX_BYTES => {
                     self.fill_inside()?;
                 }
                 _ => return Err(Broken::Malformed("the trailers are no headers")),
@@ -245,7 +245,14 @@ impl Connection {
         })
     }
 
+    /// What was read and not used.
+    fn unused(&self) -> &[u8] {
+        &self.buffer[self.used..]
+    }
+
     fn fill(&mut self) -> Result<(), Broken> {
+        self.buffer.drain(..self.used);
+        self.used = 0;
         let before = self.buffer.len();
         self.buffer.resize(before + READ_BYTES, 0);
         loop {

@@ -76,7 +76,17 @@ impl Guest {
             fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("permissions");
         }
         let process = Command::new("unshare")
-            .args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", ENTER, "enter"])
+            .args([
+                "--mount",
+                "--pid",
+                "--ipc",
+                "--fork",
+                "--kill-child",
+                "sh",
+                "-c",
+                ENTER,
+                "enter",
+            ])
             .arg(directory.path())
             .stderr(console)
             .spawn()

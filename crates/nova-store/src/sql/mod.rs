@@ -8,6 +8,7 @@ mod entity;
 mod functions;
 mod keys;
 mod layers;
+mod log_size;
 mod migration;
 mod records;
 mod secrets;
@@ -16,6 +17,7 @@ use crate::store::{InvocationFilter, LogFilter, Page, PageRequest, SealedSecret}
 use crate::{ApiKey, Store, StoreError};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use log_size::LogSize;
 use nova_domain::{
     CodeHash, Function, FunctionName, InvocationRecord, Layer, LayerName, LogRecord, RequestId,
     SecretName,
@@ -23,6 +25,7 @@ use nova_domain::{
 use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr, SqlErr};
 use sea_orm_migration::MigratorTrait;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Connections to the SQLite file: readers beside the one writer that SQLite allows.
@@ -35,6 +38,7 @@ const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct SqlStore {
     db: DatabaseConnection,
+    log_size: Arc<LogSize>,
 }
 
 impl SqlStore {
@@ -63,7 +67,7 @@ impl SqlStore {
         migration::Migrator::up(&db, None).await.map_err(|error| {
             StoreError::Unavailable(format!("{} cannot be migrated: {error}", path.display()))
         })?;
-        Ok(Self { db })
+        Ok(Self { db, log_size: Arc::default() })
     }
 
     /// Closes the database for all clones, which leaves its file whole: until then SQLite keeps the
@@ -121,7 +125,8 @@ impl Store for SqlStore {
         invocations: &[InvocationRecord],
         logs: &[LogRecord],
     ) -> Result<(), StoreError> {
-        records::append(&self.db, invocations, logs).await
+        records::append(&self.db, invocations, logs).await?;
+        self.log_size.grew(&self.db, logs).await
     }
 
     async fn invocations(

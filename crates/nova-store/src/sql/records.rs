@@ -7,6 +7,7 @@ use super::entity::{invocation, log_line};
 use super::{convert, unavailable};
 use crate::store::{InvocationFilter, LogFilter, Page, PageRequest, StoreError};
 use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
 use nova_domain::{InvocationRecord, LogRecord, RequestId};
 use sea_orm::sea_query::{Expr, ExprTrait, LikeExpr, OnConflict};
 use sea_orm::{
@@ -18,8 +19,12 @@ use uuid::Uuid;
 /// Rows per INSERT: 12 columns each, below SQLite's 32,766 variables per statement.
 const INSERT_ROWS: usize = 500;
 
-/// The most log lines of one answer, so that a question can't ask for a gigabyte.
+/// The most log lines of one answer.
 const LOG_TAIL_MAX: u32 = 10_000;
+
+/// The most bytes of text of one answer, so that a question can't ask for a gigabyte: what eight calls
+/// may log at most, or the lines of a million words.
+const LOG_TAIL_MAX_BYTES: usize = 8 * 1024 * 1024;
 
 pub(super) async fn append(
     db: &DatabaseConnection,
@@ -144,8 +149,18 @@ pub(super) async fn logs(
         let pattern = LikeExpr::new(format!("%{}%", escape_like(text))).escape('\\');
         query = query.filter(Expr::col(Column::Text).like(pattern));
     }
-    let rows = query.all(db).await.map_err(unavailable)?;
-    rows.into_iter().rev().map(convert::log).collect()
+    // One by one from the newest on, so that no more is in memory than is answered.
+    let mut rows = query.stream(db).await.map_err(unavailable)?;
+    let (mut lines, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.try_next().await.map_err(unavailable)? {
+        bytes += row.text.len();
+        if bytes > LOG_TAIL_MAX_BYTES {
+            break;
+        }
+        lines.push(convert::log(row)?);
+    }
+    lines.reverse();
+    Ok(lines)
 }
 
 /// The user's text as text, not as a pattern.

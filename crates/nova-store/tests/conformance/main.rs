@@ -47,6 +47,7 @@ mod sqlite {
         records::calls_are_listed_newest_first_in_pages_and_by_filter,
         records::the_same_batch_twice_changes_nothing,
         records::logs_are_the_newest_lines_in_order,
+        records::long_logs_are_cut_to_the_newest_bytes,
         records::a_search_takes_percent_and_underscore_as_text,
         records::what_is_old_is_forgotten,
         records::a_foreign_cursor_is_refused,

@@ -82,6 +82,17 @@ pub async fn logs_are_the_newest_lines_in_order(store: Arc<impl Store>) {
     assert_eq!(texts(&store, tail("g", 3)).await, [""; 0]);
 }
 
+pub async fn long_logs_are_cut_to_the_newest_bytes(store: Arc<impl Store>) {
+    const LINE_BYTES: usize = 16 * 1024;
+    let call = call("f", 1);
+    let text = "x".repeat(LINE_BYTES - 3);
+    let lines: Vec<_> = (0..600).map(|n| line(&call, n, &format!("{text}{n:03}"))).collect();
+    store.append_records(&[], &lines).await.unwrap();
+    let got = texts(&store, tail("f", 10_000)).await;
+    assert_eq!(got.len(), 8 * 1024 * 1024 / LINE_BYTES);
+    assert!(got[0].ends_with("088") && got[511].ends_with("599"), "the newest, in order");
+}
+
 pub async fn a_search_takes_percent_and_underscore_as_text(store: Arc<impl Store>) {
     let call = call("f", 1);
     let lines = [line(&call, 0, "100% done"), line(&call, 1, "1000 done"), line(&call, 2, "a_b")];

@@ -20,6 +20,7 @@ use crate::agent_line::{AgentLine, LineError};
 use crate::cgroup::{CgroupError, GroupLimits};
 use crate::driver::{BootError, FUNCTION_PIDS_MAX, VmSpec};
 use crate::firecracker::console::Console;
+use crate::images::code::CodeImage;
 use nova_domain::NetworkPolicy;
 use nova_proto::{Init, PROTOCOL_VERSION, Rootfs};
 use std::io;
@@ -74,8 +75,8 @@ struct Boot<'a> {
 /// What the container is made of.
 struct Parts {
     root: PathBuf,
-    code: PathBuf,
-    layers: Option<PathBuf>,
+    code: Arc<CodeImage>,
+    layers: Option<Arc<CodeImage>>,
     uid_root: u32,
     uid_user: u32,
     network_namespace: Option<PathBuf>,
@@ -135,7 +136,9 @@ impl Boot<'_> {
             Identity::Slot(_) => (None, Vec::new()),
         };
         self.remains.hold(identity);
-        let (root, code, layers) = (root?, code?, layers?);
+        let (code, layers) = (code?, layers?);
+        self.remains.hold_code([Some(Arc::clone(&code)), layers.clone()]);
+        let root = root?;
         Ok(Parts { root, code, layers, uid_root, uid_user, network_namespace, resolvers })
     }
 
@@ -173,8 +176,8 @@ impl Boot<'_> {
             let bundle = Bundle {
                 directory: &directory,
                 root: &parts.root,
-                code: has_code.then_some(&parts.code),
-                layers: parts.layers.as_deref(),
+                code: has_code.then(|| parts.code.path()),
+                layers: parts.layers.as_ref().map(|layers| layers.path()),
                 agent: &agent,
                 hostname: &hostname,
                 uid_root: parts.uid_root,

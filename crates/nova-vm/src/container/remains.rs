@@ -9,6 +9,7 @@ use super::oci_runtime::{kill_group, pid_file};
 use super::process::read_pid;
 use crate::VmId;
 use crate::cgroup::Group;
+use crate::images::code::CodeImage;
 use crate::network::NetworkSlot;
 use crate::slots::Slot;
 use std::fmt::Display;
@@ -61,6 +62,8 @@ struct Inner {
     cgroup: Group,
     directory: PathBuf,
     identity: Option<Identity>,
+    /// What is mounted at `/code` and `/opt`.
+    code: [Option<Arc<CodeImage>>; 2],
     /// A step on a blocking thread, which goes on even if nobody waits for it.
     step: Option<JoinHandle<()>>,
     /// The OCI runtime at work.
@@ -75,6 +78,7 @@ impl Remains {
             cgroup: host.cgroups.group(format!("{}/{vm}", host.owner.cgroup_name())),
             directory: host.owner.vm_dir(vm),
             identity: None,
+            code: [None, None],
             step: None,
             runtime: None,
         };
@@ -104,6 +108,11 @@ impl Remains {
     /// Takes over a slot; it is given back when all else is gone.
     pub fn hold(&mut self, identity: Identity) {
         self.inner().identity = Some(identity);
+    }
+
+    /// Keeps code and layers on disk until the guest is gone.
+    pub fn hold_code(&mut self, code: [Option<Arc<CodeImage>>; 2]) {
+        self.inner().code = code;
     }
 
     /// Runs file work on a blocking thread. Removal waits for its end even if the caller leaves.

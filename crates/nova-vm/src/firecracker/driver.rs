@@ -6,7 +6,7 @@ use super::{FirecrackerConfig, FirecrackerVm, Host, reconcile};
 use crate::backend::remember_firecracker;
 use crate::driver::{BootError, FUNCTION_PIDS_MAX, MicroVm, VmDriver, VmSpec};
 use crate::images::RuntimeCatalog;
-use crate::images::code::CodeImages;
+use crate::images::code::{CodeImage, CodeImages};
 use crate::network::{Network, NetworkSlot};
 use crate::slots::SlotAllocator;
 use async_trait::async_trait;
@@ -85,20 +85,23 @@ impl FirecrackerDriver {
         })
     }
 
-    async fn files(&self, spec: &VmSpec) -> Result<Files, BootError> {
+    /// The files, and the code and layers that have to stay on disk until they are linked into the jail.
+    async fn files(&self, spec: &VmSpec) -> Result<(Files, Vec<Arc<CodeImage>>), BootError> {
         let erofs = async |what: &str, hash: &CodeHash| {
             self.code.erofs(hash).await.map_err(|error| BootError::Artifact {
                 what: format!("{what} of function {}", spec.function),
                 problem: error.to_string(),
             })
         };
-        let mut drives =
-            vec![self.image(&spec.image_digest)?, erofs("code", &spec.code_hash).await?];
+        let mut code = vec![erofs("code", &spec.code_hash).await?];
         if let Some(layers) = &spec.layers_hash {
-            drives.push(erofs("layers", layers).await?);
+            code.push(erofs("layers", layers).await?);
         }
+        let mut drives = vec![self.image(&spec.image_digest)?];
+        drives.extend(code.iter().map(|code| code.path().to_owned()));
         let config = &self.host.config;
-        Ok(Files { kernel: config.kernel.clone(), initramfs: config.initramfs.clone(), drives })
+        let (kernel, initramfs) = (config.kernel.clone(), config.initramfs.clone());
+        Ok((Files { kernel, initramfs, drives }, code))
     }
 
     /// The image's file, or which runtime to add again.
@@ -152,7 +155,7 @@ impl VmDriver for FirecrackerDriver {
     }
 
     async fn boot(&self, spec: VmSpec) -> Result<Box<dyn MicroVm>, BootError> {
-        let files = self.files(&spec).await?;
+        let (files, _code) = self.files(&spec).await?;
         let place = self.place(&spec).await?;
         let plan = self.plan(&spec, &place);
         let init = introduction(&spec, &place);

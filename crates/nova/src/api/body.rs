@@ -3,6 +3,10 @@
 //! A body over its limit is answered 413 without being stored. What the client is still sending is
 //! read and thrown away first, up to a bound: a client that only writes before it reads would
 //! otherwise see a reset connection instead of the answer.
+//!
+//! All bodies together take no more than [`Bodies`] has room for, however many clients send: a piece that
+//! has no room is answered 429. What was read counts until its handler is through with it.
+use super::bodies::{Bodies, Held};
 use super::object::Object;
 use super::problem::{ErrorCode, Problem};
 use crate::suggest::nearest;
@@ -25,8 +29,18 @@ const RATE_MIN: u64 = 16 * 1024;
 const RATE_GRACE: Duration = Duration::from_secs(30);
 /// Most bytes that are read only to be thrown away.
 const DISCARD_MAX_BYTES: u64 = 64 * 1024 * 1024;
-/// Bytes allocated before any arrived.
+/// Bytes allocated before any arrived. They are not counted: what most calls send is taken even while
+/// uploads fill all the room, and the number of connections bounds it.
 const FIRST_ALLOCATION_BYTES: usize = 8 * 1024;
+
+/// A body that was read.
+#[derive(Debug)]
+pub struct Received {
+    /// All of it.
+    pub bytes: Bytes,
+    /// To be kept for as long as the bytes, or what was decoded of them, are.
+    pub held: Held,
+}
 
 /// How large a body may be, and what it is called when it is larger.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +54,13 @@ pub struct Limit {
 }
 
 /// Reads a whole body, or refuses it.
-pub async fn read(headers: &HeaderMap, body: Body, limit: Limit) -> Result<Bytes, Problem> {
+pub async fn read(
+    bodies: &Bodies,
+    headers: &HeaderMap,
+    body: Body,
+    limit: Limit,
+) -> Result<Received, Problem> {
+    let mut held = bodies.hold(0)?;
     let mut body = Incoming::new(body);
     let announced = headers
         .get(header::CONTENT_LENGTH)
@@ -58,9 +78,18 @@ pub async fn read(headers: &HeaderMap, body: Body, limit: Limit) -> Result<Bytes
             discard(headers, body, None).await;
             return Err(too_large(limit));
         }
+        let counted = |length: usize| length.saturating_sub(FIRST_ALLOCATION_BYTES);
+        match bodies.hold(counted(bytes.len() + piece.len()) - counted(bytes.len())) {
+            Ok(more) => held.add(more),
+            Err(full) => {
+                drop((bytes, held));
+                discard(headers, body, None).await;
+                return Err(full);
+            }
+        }
         bytes.extend_from_slice(&piece);
     }
-    Ok(bytes.freeze())
+    Ok(Received { bytes: bytes.freeze(), held })
 }
 
 /// A body that is arriving, and has to keep arriving.
@@ -228,15 +257,31 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_drips_is_ended_and_one_that_flows_slowly_is_not() {
-        let read = async |body| read(&HeaderMap::new(), body, LIMIT).await;
+        let bodies = Bodies::default();
+        let read = async |body| read(&bodies, &HeaderMap::new(), body, LIMIT).await;
         let flowing = read(body(32, 32 * 1024, Duration::from_secs(2))).await.unwrap();
-        assert_eq!(flowing.len(), 1 << 20);
+        assert_eq!(flowing.bytes.len(), 1 << 20);
         let began = Instant::now();
         let problem = read(body(100, 1, Duration::from_secs(20))).await.unwrap_err();
         assert_eq!(problem.code(), ErrorCode::RequestTimeout);
         assert!(began.elapsed() <= 2 * RATE_GRACE, "{:?}", began.elapsed());
         let stopped = read(body(1, 1, Duration::from_secs(3600))).await.unwrap_err();
         assert_eq!(stopped.code(), ErrorCode::RequestTimeout);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_bodies_share_their_room_and_give_it_back() {
+        let bodies = Bodies::of(LIMIT.bytes);
+        let second = Duration::from_secs(1);
+        let read = async |body| read(&bodies, &HeaderMap::new(), body, LIMIT).await;
+        let half = read(body(8, 64 * 1024, second)).await.unwrap();
+        // Both have announced nothing; there is room for one of them.
+        let (one, other) =
+            tokio::join!(read(body(7, 64 * 1024, second)), read(body(7, 64 * 1024, second)));
+        let refused = [one, other].into_iter().find_map(Result::err).unwrap().json();
+        assert_eq!((&refused["code"], &refused["retry_after_s"]), (&"saturated".into(), &1.into()));
+        drop(half);
+        assert!(read(body(16, 64 * 1024, second)).await.is_ok(), "all of it is free again");
     }
 
     #[test]

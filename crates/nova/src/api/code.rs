@@ -1,7 +1,7 @@
 //! `/functions/{name}/code`, and how code that was sent becomes a stored archive.
 //!
 //! Unpacking an upload takes a few hundred MiB at most; [`CODE_JOBS`] bounds how many do so at once.
-use super::body::{self, Limit};
+use super::body::{self, Limit, Received};
 use super::builds;
 use super::change;
 use super::function_body::{CodeBody, FunctionView, Upload};
@@ -12,16 +12,25 @@ use super::problem::{ErrorCode, Problem};
 use super::source::{self, Found, SourceError};
 use super::{Api, to_the_end};
 use crate::pack;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Json, Response};
+use bytes::{Bytes, BytesMut};
+use futures::Stream;
 use nova_domain::{BuildKind, CodeHash, FunctionConfig, InvalidField};
+use nova_store::BlobReader;
 use nova_vm::images::code::{UPLOAD_MAX_BYTES, UploadKind, canonicalise, empty};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::io::AsyncReadExt;
 
 /// Uploads that are unpacked at once: each may take as much memory as `UNPACKED_MAX_BYTES` twice.
 pub const CODE_JOBS: usize = 2;
+
+/// Bytes of an archive that are read at once to be sent.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// An archive sent as it is.
 const UPLOAD_LIMIT: Limit =
@@ -33,15 +42,25 @@ pub async fn get(
     FunctionPath(name): FunctionPath,
 ) -> Result<Response, Problem> {
     let function = functions::find(&api, &name).await?;
-    let archive = api.blobs.get(&function.code_hash).await.map_err(|error| {
+    let archive = api.blobs.open(&function.code_hash).await.map_err(|error| {
         Problem::internal(&format!("the code of function {name} cannot be read"), &error)
     })?;
     let headers = [
         (header::CONTENT_TYPE, "application/x-tar".to_owned()),
+        (header::CONTENT_LENGTH, archive.length.to_string()),
         (header::ETAG, format!("\"{}\"", function.code_hash)),
         (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}.tar\"")),
     ];
-    Ok((headers, archive).into_response())
+    Ok((headers, Body::from_stream(pieces(archive))).into_response())
+}
+
+/// What the client has taken is read on: one that is slow holds a piece of the archive and not all of it.
+fn pieces(archive: BlobReader) -> impl Stream<Item = io::Result<Bytes>> {
+    futures::stream::try_unfold(archive.bytes, async |mut rest| {
+        let mut piece = BytesMut::with_capacity(PIECE_BYTES);
+        let length = rest.read_buf(&mut piece).await?;
+        Ok((length > 0).then(|| (piece.freeze(), rest)))
+    })
 }
 
 /// `PUT /functions/{name}/code`: a tar.gz, zip or tar as the body.
@@ -52,10 +71,12 @@ pub async fn put(
 ) -> Result<Json<FunctionView>, Problem> {
     let function = functions::find(&api, &name).await?;
     let (parts, body) = request.into_parts();
-    let archive = body::read(&parts.headers, body, UPLOAD_LIMIT).await?;
+    let Received { bytes, held } =
+        body::read(&api.bodies, &parts.headers, body, UPLOAD_LIMIT).await?;
     to_the_end(async move {
-        let upload = Upload::Archive(archive.into());
+        let upload = Upload::Archive(bytes.into());
         let code = store(&api, upload, &function.config).await?;
+        drop(held);
         let changed = change::deploy(&api, &name, Some(code), |_| Ok(()));
         Ok(Json(changed.await?.into()))
     })
@@ -208,6 +229,16 @@ fn allowed_path(allowed: &[PathBuf], given: &str) -> Result<PathBuf, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::TryStreamExt;
+
+    #[tokio::test]
+    async fn of_code_that_is_sent_one_piece_is_in_memory() {
+        let length = 10 * PIECE_BYTES as u64 + 1;
+        let bytes = Box::new(tokio::io::repeat(7).take(length));
+        let sent: Vec<Bytes> = pieces(BlobReader { length, bytes }).try_collect().await.unwrap();
+        assert_eq!(sent.iter().map(Bytes::len).sum::<usize>() as u64, length);
+        assert!(sent.iter().all(|piece| piece.len() <= PIECE_BYTES));
+    }
 
     #[test]
     fn a_code_path_is_read_only_below_the_configured_directories() {

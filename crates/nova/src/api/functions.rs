@@ -2,9 +2,10 @@
 //!
 //! Everything about a function is checked before anything is written: fields, the runtime, the
 //! secrets that it names, the code. Code goes to the blobs first and the row last; a blob that no row
-//! names is removed at the next start.
+//! names is removed some time later.
 use super::auth::Caller;
-use super::body::{self, Limit};
+use super::bodies::Held;
+use super::body::{self, Limit, Received};
 use super::change::{check_references, deploy};
 use super::code::{self, StoredCode};
 use super::function_body::{FunctionBody, FunctionView};
@@ -36,8 +37,13 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let body = read_body(request).await?;
-    to_the_end(async move { create_from(&api, &caller, body).await }).await
+    let (body, held) = read_body(&api, request).await?;
+    to_the_end(async move {
+        let created = create_from(&api, &caller, body).await;
+        drop(held);
+        created
+    })
+    .await
 }
 
 async fn create_from(
@@ -155,8 +161,13 @@ pub async fn update(
     FunctionPath(name): FunctionPath,
     request: Request,
 ) -> Result<Json<FunctionView>, Problem> {
-    let body = read_body(request).await?;
-    to_the_end(async move { update_from(&api, &name, body).await }).await
+    let (body, held) = read_body(&api, request).await?;
+    to_the_end(async move {
+        let updated = update_from(&api, &name, body).await;
+        drop(held);
+        updated
+    })
+    .await
 }
 
 async fn update_from(
@@ -223,7 +234,10 @@ async fn given_layers(api: &Api, body: &mut FunctionBody) -> Result<Option<Layer
     layers::resolve(api, &Layers::parse_names(&names)?).await.map(Some)
 }
 
-async fn read_body(request: Request) -> Result<FunctionBody, Problem> {
+/// The body and the room that the code in it takes.
+async fn read_body(api: &Api, request: Request) -> Result<(FunctionBody, Held), Problem> {
     let (parts, body) = request.into_parts();
-    body::json(&body::read(&parts.headers, body, BODY_LIMIT).await?)
+    let Received { bytes, held } =
+        body::read(&api.bodies, &parts.headers, body, BODY_LIMIT).await?;
+    Ok((body::json(&bytes)?, held))
 }

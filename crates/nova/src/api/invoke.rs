@@ -5,7 +5,7 @@
 //! a problem (504), so that callers and proxies treat it as one. When the client goes away, hyper
 //! drops this handler's future, and with it the call.
 use super::Api;
-use super::body::{self, Limit};
+use super::body::{self, Limit, Received};
 use super::path::{FunctionPath, query};
 use super::problem::{ErrorCode, Problem, REQUEST_ID_HEADER};
 use axum::extract::{Request, State};
@@ -75,7 +75,7 @@ pub async fn invoke(
     let InvokeQuery { logs: wants_logs } = query(request.uri())?;
     let request_id = RequestId(Uuid::now_v7());
     let (parts, body) = request.into_parts();
-    let payload = read_payload(&parts.headers, body).await?;
+    let payload = read_payload(&api, &parts.headers, body).await?;
     let invocation = Invocation {
         request_id,
         attempt: 1,
@@ -97,11 +97,14 @@ pub async fn invoke(
     answer(&function, outcome, logs)
 }
 
+/// The payload, which the executor counts from here on.
 async fn read_payload(
+    api: &Api,
     headers: &HeaderMap,
     body: axum::body::Body,
 ) -> Result<Box<RawValue>, Problem> {
-    let bytes = body::read(headers, body, PAYLOAD_LIMIT).await?;
+    let Received { bytes, held: _held } =
+        body::read(&api.bodies, headers, body, PAYLOAD_LIMIT).await?;
     let nothing = bytes.iter().all(u8::is_ascii_whitespace);
     let text: &[u8] = if nothing { b"{}" } else { &bytes };
     serde_json::from_slice(text).map_err(|error| {

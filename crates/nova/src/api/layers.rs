@@ -1,5 +1,5 @@
 //! `/layers`: archives that functions share at `/opt`, and how the layers of a function become one archive.
-use super::body::{self, Limit};
+use super::body::{self, Limit, Received};
 use super::path::{LayerPath, Paged};
 use super::problem::{ErrorCode, Problem};
 use super::{Api, to_the_end};
@@ -49,9 +49,11 @@ pub async fn put(
     request: Request,
 ) -> Result<(StatusCode, Json<LayerView>), Problem> {
     let (parts, body) = request.into_parts();
-    let upload = body::read(&parts.headers, body, UPLOAD_LIMIT).await?;
+    let Received { bytes, held } =
+        body::read(&api.bodies, &parts.headers, body, UPLOAD_LIMIT).await?;
     to_the_end(async move {
-        let (hash, size) = store(&api, upload).await?;
+        let (hash, size) = store(&api, bytes).await?;
+        drop(held);
         let layer = publish(&api, &name, hash, size).await?;
         let status = if layer.version == 1 { StatusCode::CREATED } else { StatusCode::OK };
         Ok((status, Json(layer.into())))

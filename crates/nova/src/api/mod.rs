@@ -7,6 +7,7 @@
 //! A route without an [`Access`] cannot be written down. Bodies are read by the handlers, within
 //! limits of their own; all errors are [`problem::Problem`]s.
 mod auth;
+mod bodies;
 mod body;
 mod builds;
 mod change;
@@ -42,6 +43,7 @@ use axum::http::Method;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter};
+pub use bodies::Bodies;
 pub use code::CODE_JOBS;
 use futures::FutureExt;
 pub use host_header::AllowedHosts;
@@ -81,6 +83,8 @@ pub struct Api {
     pub backend: Backend,
     /// From the configuration.
     pub settings: Settings,
+    /// The room for what clients send.
+    pub bodies: Bodies,
     /// Turns at unpacking uploads, [`CODE_JOBS`] of them.
     pub code_jobs: Semaphore,
     /// Cancelled when the daemon begins to stop.
@@ -115,6 +119,8 @@ pub struct Settings {
     pub authentication: bool,
     /// Names that a `Host` header may have.
     pub hosts: AllowedHosts,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
     /// Directories below which `code_path` is honoured.
     pub code_paths: Vec<PathBuf>,
 }

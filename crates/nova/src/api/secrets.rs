@@ -46,7 +46,8 @@ pub async fn put(
     request: Request,
 ) -> Result<(StatusCode, Json<SecretView>), Problem> {
     let (parts, body) = request.into_parts();
-    let body: SecretBody = body::json(&body::read(&parts.headers, body, BODY_LIMIT).await?)?;
+    let received = body::read(&api.bodies, &parts.headers, body, BODY_LIMIT).await?;
+    let body: SecretBody = body::json(&received.bytes)?;
     if body.functions.len() > FUNCTIONS_MAX {
         let hint = format!("list at most {FUNCTIONS_MAX} functions, or none to allow all");
         return Err(InvalidField::new("functions", "too many", hint).into());

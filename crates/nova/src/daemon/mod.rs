@@ -8,8 +8,9 @@
 //! The listener is bound early, so that a port in use is found before anything is made on the host, and
 //! served late, so that nobody is answered before everything is there.
 mod host_setup;
+mod unused_code;
 
-use crate::api::{self, AllowedHosts, Api, CODE_JOBS, KeyRing, Settings};
+use crate::api::{self, AllowedHosts, Api, Bodies, CODE_JOBS, KeyRing, Settings};
 use crate::cli::DaemonArgs;
 use crate::config::{Config, LogFormat, RawConfig};
 use crate::data_dir::DataDir;
@@ -172,7 +173,7 @@ struct Daemon {
     executor: Executor,
     builds: Builds,
     draining: CancellationToken,
-    forgetting: tokio::task::JoinHandle<()>,
+    tidying: tokio::task::JoinHandle<((), ())>,
     host: Host,
     database: SqlStore,
     /// Last: until here nobody else may use the directory.
@@ -209,8 +210,8 @@ impl Starting {
         let address = listener.local_addr()?;
         let database = SqlStore::open(&config.data_dir.join(DATABASE_FILE)).await?;
         let store: Arc<dyn Store> = Arc::new(database.clone());
-        let vault =
-            SecretVault::new(store.clone(), MasterKey::load_or_create(&config.master_key_file)?);
+        let master_key = MasterKey::of_store(&config.master_key_file, store.as_ref()).await?;
+        let vault = SecretVault::new(store.clone(), master_key);
         let blobs = open_blobs(config, store.as_ref()).await?;
         let engine = engine_config(config)?;
         let code = Arc::new(BlobSource(blobs.clone()));
@@ -244,7 +245,10 @@ impl Starting {
             },
         });
         let draining = CancellationToken::new();
-        let forgetting = tokio::spawn(forget_old_records(store.clone()));
+        let tidying = tokio::spawn(futures::future::join(
+            forget_old_records(store.clone()),
+            unused_code::remove(store.clone(), blobs.clone()),
+        ));
         let router = api::router(Arc::new(Api {
             keys: KeyRing::new(store.clone()),
             store,
@@ -257,8 +261,10 @@ impl Starting {
             settings: Settings {
                 authentication: !config.insecure_no_auth,
                 hosts: AllowedHosts::new(address, config.allowed_hosts.clone()),
+                data_dir: config.data_dir.clone(),
                 code_paths: config.code_paths.clone(),
             },
+            bodies: Bodies::default(),
             code_jobs: Semaphore::new(CODE_JOBS),
             draining: draining.clone(),
         }));
@@ -266,15 +272,8 @@ impl Starting {
         if let Err(error) = directory.announce(&url) {
             tracing::warn!(%error, "the command line has to be told the address with --url");
         }
-        let daemon = Daemon {
-            executor,
-            builds,
-            draining,
-            forgetting,
-            host,
-            database,
-            _directory: directory,
-        };
+        let daemon =
+            Daemon { executor, builds, draining, tidying, host, database, _directory: directory };
         Ok(Self { daemon, listener, router, url, first_key, interrupted: false })
     }
 }
@@ -298,7 +297,7 @@ impl Daemon {
         if left > 0 {
             tracing::warn!(left, "clients that did not take their answer were cut off");
         }
-        self.forgetting.abort();
+        self.tidying.abort();
         drop((self.builds, self.executor));
         self.host.shutdown().await;
         if let Err(error) = self.database.close().await {

@@ -47,6 +47,18 @@ fn bodies_come_with_a_length_or_in_chunks() {
 }
 
 #[test]
+fn of_what_came_at_once_nothing_is_moved_for_a_chunk() {
+    let (mut client, mut connection) = pair();
+    let body = "1\r\nx\r\n".repeat(100);
+    let request = format!("POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{body}0\r\n\r\n");
+    client.write_all(request.as_bytes()).unwrap();
+    let head = connection.read_head().unwrap();
+    let Body::Whole(bytes, _) = connection.read_body(&head, 1000).unwrap() else { panic!() };
+    assert_eq!(bytes, [b'x'; 100]);
+    assert_eq!((connection.buffer.len(), connection.used), (request.len(), request.len()));
+}
+
+#[test]
 fn two_requests_may_share_a_connection() {
     let (mut client, mut connection) = pair();
     client
@@ -88,6 +100,7 @@ fn nonsense_is_refused() {
         format!("{head}Transfer-Encoding: chunked\r\n\r\nxyz\r\n"),
         format!("{head}Transfer-Encoding: chunked\r\n\r\n1\r\nabc"),
         format!("{head}Transfer-Encoding: chunked\r\n\r\nfffffffffffffff\r\n"),
+        format!("{head}Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\nffffffffffffffff\r\n"),
         format!("{head}{}\r\n", "a: b\r\n".repeat(HEADERS_MAX + 1)),
         format!("{head}a: {}\r\n\r\n", "b".repeat(2 * HEAD_MAX_BYTES)),
     ] {

@@ -12,8 +12,8 @@
 //!
 //! All of it can be made again from the code source, so nothing waits for the disk: after a boot of the
 //! host, when a power cut may have left files without their contents, everything is dropped and made
-//! anew on demand. That is also what bounds it for now: one form of each revision called since the host
-//! booted, at most [`super::UNPACKED_MAX_BYTES`] each.
+//! anew on demand. What is over [`KEPT_MAX_BYTES`] is dropped too, the longest unused first, but never what
+//! a guest runs.
 use super::read_canonical;
 use crate::driver::CodeSource;
 use crate::images::erofs::{self, Compression};
@@ -21,11 +21,18 @@ use crate::images::files::remove_prefixed;
 use nova_domain::CodeHash;
 use std::collections::HashMap;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tempfile::TempDir;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
+/// Most bytes that are kept on disk beside what guests run: a score of the largest, thousands of the usual
+/// size. Each is made again in a second or so.
+const KEPT_MAX_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+/// Archives that are fetched and unpacked at once, whatever functions they belong to: each takes its
+/// unpacked size twice in memory, and a second one would gain nothing on the same disk.
+const UNPACKED_AT_ONCE: usize = 1;
 /// Prefix of what is not finished.
 const MAKING_PREFIX: &str = ".making-";
 /// Holds the id of the host's boot.
@@ -37,11 +44,36 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 pub struct CodeImages {
     directory: PathBuf,
     source: Arc<dyn CodeSource>,
-    made: Mutex<HashMap<(CodeHash, Form), Making>>,
+    made: Mutex<Made>,
+    kept_max_bytes: u64,
+    /// [`UNPACKED_AT_ONCE`]; in order of arrival.
+    turns: Semaphore,
+}
+
+/// Code in its mountable form. It stays on disk for as long as anybody has this value.
+#[derive(Debug)]
+pub struct CodeImage {
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl CodeImage {
+    /// The file or directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 /// Made by the first who asks; the others wait for it.
-type Making = Arc<OnceCell<PathBuf>>;
+type Making = Arc<OnceCell<Arc<CodeImage>>>;
+
+/// What there is on disk, and what is being made.
+#[derive(Default)]
+struct Made {
+    forms: HashMap<(CodeHash, Form), (Making, u64)>,
+    /// Counts requests, so that the longest unused can be told.
+    requests: u64,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Form {
@@ -63,42 +95,92 @@ impl CodeImages {
             remove_prefixed(&directory, "")?;
             std::fs::write(&boot_id_file, boot_id)?;
         }
-        Ok(Self { directory, source, made: Mutex::default() })
+        let made = Mutex::new(Made::found_in(&directory)?);
+        let turns = Semaphore::new(UNPACKED_AT_ONCE);
+        let images = Self { directory, source, made, kept_max_bytes: KEPT_MAX_BYTES, turns };
+        drop(images.take_surplus()?);
+        Ok(images)
     }
 
     /// The unpacked code: owned by the daemon's user, readable by all, for a read-only bind mount.
-    pub async fn directory(&self, hash: &CodeHash) -> io::Result<PathBuf> {
+    pub async fn directory(&self, hash: &CodeHash) -> io::Result<Arc<CodeImage>> {
         self.get(hash, Form::Directory).await
     }
 
     /// The code as an EROFS file, readable by all.
-    pub async fn erofs(&self, hash: &CodeHash) -> io::Result<PathBuf> {
+    pub async fn erofs(&self, hash: &CodeHash) -> io::Result<Arc<CodeImage>> {
         self.get(hash, Form::Erofs).await
     }
 
-    async fn get(&self, hash: &CodeHash, form: Form) -> io::Result<PathBuf> {
+    async fn get(&self, hash: &CodeHash, form: Form) -> io::Result<Arc<CodeImage>> {
         let cell = {
-            let mut made = self.made.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            made.entry((hash.clone(), form)).or_default().clone()
+            let mut made = self.made();
+            made.requests += 1;
+            let now = made.requests;
+            let (cell, last_request) = made.forms.entry((hash.clone(), form)).or_default();
+            *last_request = now;
+            cell.clone()
         };
-        let made = cell.get_or_try_init(|| self.make(hash, form)).await;
-        made.cloned().map_err(|error| io::Error::new(error.kind(), format!("code {hash}: {error}")))
+        let failed =
+            |error: io::Error| io::Error::new(error.kind(), format!("code {hash}: {error}"));
+        let is_new = !cell.initialized();
+        let image = cell.get_or_try_init(|| self.make(hash, form)).await.map_err(failed)?.clone();
+        if is_new {
+            match self.take_surplus() {
+                Ok(surplus) => drop(tokio::task::spawn_blocking(move || drop(surplus))),
+                Err(error) => tracing::warn!(%error, "code that is not used was not removed"),
+            }
+        }
+        Ok(image)
     }
 
-    async fn make(&self, hash: &CodeHash, form: Form) -> io::Result<PathBuf> {
+    fn made(&self) -> MutexGuard<'_, Made> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves what is too much out of the way, into directories that end with the result. What somebody has,
+    /// or is about to get, stays.
+    fn take_surplus(&self) -> io::Result<Vec<TempDir>> {
+        let mut made = self.made();
+        let image = |making: &Making| making.get().cloned();
+        let all = made.forms.values().filter_map(|(making, _)| image(making));
+        let mut kept_bytes: u64 = all.map(|image| image.bytes).sum();
+        let mut surplus = Vec::new();
+        while kept_bytes > self.kept_max_bytes {
+            let unused = made.forms.iter().filter(|(_, (making, _))| {
+                let held_once = making.get().is_some_and(|image| Arc::strong_count(image) == 1);
+                held_once && Arc::strong_count(making) == 1
+            });
+            let oldest = unused.min_by_key(|(_, (_, last_request))| *last_request);
+            let Some(key) = oldest.map(|(key, _)| key.clone()) else { break };
+            let Some(image) = made.forms.remove(&key).and_then(|(making, _)| image(&making)) else {
+                continue;
+            };
+            kept_bytes -= image.bytes;
+            let place = self.temporary()?;
+            std::fs::rename(&image.path, place.path().join("code"))?;
+            surplus.push(place);
+        }
+        Ok(surplus)
+    }
+
+    async fn make(&self, hash: &CodeHash, form: Form) -> io::Result<Arc<CodeImage>> {
         let path = match form {
             Form::Directory => self.directory.join(hash.as_str()),
             Form::Erofs => self.directory.join(format!("{hash}.erofs")),
         };
+        // Left whole by a caller who went away before it was counted.
         if tokio::fs::try_exists(&path).await? {
-            return Ok(path);
+            return Self::count(path).await;
         }
+        let turn = self.turns.acquire().await.map_err(io::Error::other)?;
         let archive = self.source.fetch(hash).await?;
         let (making, expected) = (self.temporary()?, hash.clone());
         let making = tokio::task::spawn_blocking(move || {
             unpack_verified(&archive, &expected, &making.path().join("code")).map(|()| making)
         })
         .await??;
+        drop(turn);
         let unpacked = making.path().join("code");
         match form {
             Form::Directory => tokio::fs::rename(unpacked, &path).await?,
@@ -109,12 +191,56 @@ impl CodeImages {
                 tokio::fs::rename(image, &path).await?;
             }
         }
-        Ok(path)
+        Self::count(path).await
+    }
+
+    async fn count(path: PathBuf) -> io::Result<Arc<CodeImage>> {
+        let counted = tokio::task::spawn_blocking(move || {
+            bytes_on_disk(&path).map(|bytes| Arc::new(CodeImage { path, bytes }))
+        });
+        counted.await?
     }
 
     fn temporary(&self) -> io::Result<TempDir> {
         tempfile::Builder::new().prefix(MAKING_PREFIX).tempdir_in(&self.directory)
     }
+}
+
+impl Made {
+    /// What an earlier daemon has made.
+    fn found_in(directory: &Path) -> io::Result<Self> {
+        let mut made = Self::default();
+        for entry in std::fs::read_dir(directory)? {
+            let path = entry?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            let (hash, form) = match name.strip_suffix(".erofs") {
+                Some(hash) => (hash, Form::Erofs),
+                None => (name, Form::Directory),
+            };
+            let Ok(hash) = CodeHash::try_from(hash.to_owned()) else { continue };
+            let image = CodeImage { bytes: bytes_on_disk(&path)?, path };
+            let cell = OnceCell::new_with(Some(Arc::new(image)));
+            made.forms.insert((hash, form), (Arc::new(cell), 0));
+        }
+        Ok(made)
+    }
+}
+
+/// What a file, or a directory with all that is in it, takes.
+fn bytes_on_disk(path: &Path) -> io::Result<u64> {
+    /// The unit of the kernel's count.
+    const BLOCK_BYTES: u64 = 512;
+    let (mut bytes, mut todo) = (0, vec![path.to_owned()]);
+    while let Some(path) = todo.pop() {
+        let metadata = path.symlink_metadata()?;
+        bytes += metadata.blocks() * BLOCK_BYTES;
+        if metadata.is_dir() {
+            for entry in std::fs::read_dir(&path)? {
+                todo.push(entry?.path());
+            }
+        }
+    }
+    Ok(bytes)
 }
 
 fn unpack_verified(archive: &[u8], hash: &CodeHash, target: &Path) -> io::Result<()> {
@@ -139,19 +265,26 @@ mod tests {
     use bytes::Bytes;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-    /// Hands out one archive under every hash, and counts how often.
+    /// Hands out one archive under every hash, counts how often, and notes if two were fetched at once.
+    #[derive(Default)]
     struct Stored {
         archive: Bytes,
         fetched: AtomicU32,
+        fetching: AtomicU32,
+        together: AtomicBool,
     }
 
     #[async_trait::async_trait]
     impl CodeSource for Stored {
         async fn fetch(&self, _: &CodeHash) -> io::Result<Bytes> {
             self.fetched.fetch_add(1, Ordering::Relaxed);
+            if self.fetching.fetch_add(1, Ordering::Relaxed) > 0 {
+                self.together.store(true, Ordering::Relaxed);
+            }
             tokio::task::yield_now().await;
+            self.fetching.fetch_sub(1, Ordering::Relaxed);
             match self.archive.is_empty() {
                 true => Err(io::Error::new(io::ErrorKind::NotFound, "no such blob")),
                 false => Ok(self.archive.clone()),
@@ -167,7 +300,7 @@ mod tests {
 
     fn bench(archive: Vec<u8>) -> Bench {
         let hash = CodeHash::of(&archive);
-        let stored = Arc::new(Stored { archive: archive.into(), fetched: AtomicU32::new(0) });
+        let stored = Arc::new(Stored { archive: archive.into(), ..Stored::default() });
         Bench { directory: tempfile::tempdir().unwrap(), stored, hash }
     }
 
@@ -192,10 +325,11 @@ mod tests {
     async fn code_is_unpacked_for_a_user_who_is_not_its_owner() {
         let bench = bench(program());
         let directory = bench.images().directory(&bench.hash).await.unwrap();
-        let mode =
-            |path: &str| fs::metadata(directory.join(path)).unwrap().permissions().mode() & 0o7777;
+        let mode = |path: &str| {
+            fs::metadata(directory.path().join(path)).unwrap().permissions().mode() & 0o7777
+        };
         assert_eq!((mode(""), mode("bin"), mode("bin/run")), (0o755, 0o755, 0o755));
-        assert_eq!(fs::read(directory.join("bin/run")).unwrap(), b"#!/bin/sh\n");
+        assert_eq!(fs::read(directory.path().join("bin/run")).unwrap(), b"#!/bin/sh\n");
     }
 
     #[tokio::test]
@@ -203,15 +337,26 @@ mod tests {
         let bench = bench(program());
         let images = bench.images();
         let calls = futures::future::join_all((0..20).map(|_| images.directory(&bench.hash))).await;
-        assert!(calls.iter().all(|path| path.as_ref().unwrap() == calls[0].as_ref().unwrap()));
+        let path = |call: &io::Result<Arc<CodeImage>>| call.as_ref().unwrap().path().to_owned();
+        assert!(calls.iter().all(|call| path(call) == path(&calls[0])));
         assert_eq!(bench.stored.fetched.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn the_code_of_many_functions_is_in_memory_one_at_a_time() {
+        let bench = bench(program());
+        let images = bench.images();
+        let hashes: Vec<_> = (0..20_u8).map(|n| CodeHash::of(&[n])).collect();
+        futures::future::join_all(hashes.iter().map(|hash| images.directory(hash))).await;
+        assert_eq!(bench.stored.fetched.load(Ordering::Relaxed), 20);
+        assert!(!bench.stored.together.load(Ordering::Relaxed), "two were fetched at once");
     }
 
     #[tokio::test]
     async fn an_erofs_image_is_made_of_it() {
         let bench = bench(program());
         let image = bench.images().erofs(&bench.hash).await.unwrap();
-        let bytes = fs::read(&image).unwrap();
+        let bytes = fs::read(image.path()).unwrap();
         assert_eq!(bytes[1024..1028], 0xe0f5_e1e2_u32.to_le_bytes(), "the magic of EROFS");
         assert_eq!(bench.left(), [format!("{}.erofs", bench.hash)]);
     }
@@ -221,19 +366,44 @@ mod tests {
         let bench = bench(program());
         let made = bench.images().directory(&bench.hash).await.unwrap();
         fs::create_dir(bench.directory.path().join(".making-crashed")).unwrap();
-        assert_eq!(bench.images().directory(&bench.hash).await.unwrap(), made);
+        let found = bench.images().directory(&bench.hash).await.unwrap();
+        assert_eq!((found.path(), found.bytes), (made.path(), made.bytes));
         assert_eq!(bench.stored.fetched.load(Ordering::Relaxed), 1);
         assert_eq!(bench.left(), [bench.hash.to_string()]);
+    }
+
+    #[tokio::test]
+    async fn the_longest_unused_goes_and_what_a_guest_runs_stays() {
+        let program = |n: u8| {
+            let text = [b"#!/bin/sh\n", [n].as_slice()].concat();
+            canonicalise(&text, UploadKind::Inline { handler: "run" }).unwrap()
+        };
+        let mut bench = bench(program(b'0'));
+        let mut images = bench.images();
+        let running = images.directory(&bench.hash).await.unwrap();
+        // Room for three of them.
+        images.kept_max_bytes = 3 * running.bytes;
+        let mut made = vec![running.path().to_owned()];
+        for n in [b'1', b'2', b'1', b'3'] {
+            bench.stored = Arc::new(Stored { archive: program(n).into(), ..Stored::default() });
+            images.source = bench.stored.clone();
+            let image = images.directory(&CodeHash::of(&program(n))).await.unwrap();
+            made.push(image.path().to_owned());
+        }
+        let there: Vec<_> = made.iter().map(|path| path.exists()).collect();
+        assert_eq!(there, [true, true, false, true, true], "the second was unused for longest");
+        let again = bench.images();
+        assert_eq!(again.made().forms.len(), 3, "a restarted daemon counts what is there");
     }
 
     #[tokio::test]
     async fn after_a_boot_of_the_host_everything_is_made_anew() {
         let bench = bench(program());
         let made = bench.images().directory(&bench.hash).await.unwrap();
-        fs::write(made.join("bin/run"), "").unwrap();
+        fs::write(made.path().join("bin/run"), "").unwrap();
         fs::write(bench.directory.path().join(BOOT_ID_FILE), "another boot").unwrap();
         let made = bench.images().directory(&bench.hash).await.unwrap();
-        assert_eq!(fs::read(made.join("bin/run")).unwrap(), b"#!/bin/sh\n");
+        assert_eq!(fs::read(made.path().join("bin/run")).unwrap(), b"#!/bin/sh\n");
     }
 
     #[tokio::test]
@@ -258,7 +428,7 @@ mod tests {
         assert!(images.directory(&bench.hash).await.is_err());
         assert!(images.directory(&bench.hash).await.is_err());
         assert_eq!(bench.stored.fetched.load(Ordering::Relaxed), 2);
-        bench.stored = Arc::new(Stored { archive: program().into(), fetched: AtomicU32::new(0) });
+        bench.stored = Arc::new(Stored { archive: program().into(), ..Stored::default() });
         bench.hash = CodeHash::of(&program());
         assert!(bench.images().directory(&bench.hash).await.is_ok());
     }

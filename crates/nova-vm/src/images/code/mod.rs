@@ -20,7 +20,7 @@ mod tree;
 mod zip_reader;
 
 use bytes::Bytes;
-pub use code_images::CodeImages;
+pub use code_images::{CodeImage, CodeImages};
 pub use error::{CodeError, CodeErrorKind};
 use tree::Tree;
 

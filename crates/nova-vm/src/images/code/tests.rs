@@ -450,3 +450,44 @@ fn the_program_that_a_build_wrote_is_put_where_the_handler_is() {
     let error = canonicalise_result(&empty, Some("handler")).unwrap_err();
     assert!(error.to_string().contains("the build wrote no file /out/handler"), "{error}");
 }
+
+#[test]
+fn links_through_links_are_bounded_in_all_and_short_ones_are_not() {
+    let mut tree = Tree::default();
+    tree.add_file("lib/tool/bin/main", b"x".to_vec(), true).unwrap();
+    for n in 0..8000 {
+        tree.add_link(&format!("node_modules/.bin/l{n}"), "../../lib/tool/bin/main").unwrap();
+    }
+    tree.validate().unwrap();
+
+    let mut tree = Tree::default();
+    tree.add_file("f", b"x".to_vec(), true).unwrap();
+    tree.add_link("l0", "f").unwrap();
+    for n in 1..38 {
+        tree.add_link(&format!("l{n}"), &format!("{}l{}", "./".repeat(60), n - 1)).unwrap();
+    }
+    for n in 0..4000 {
+        tree.add_link(&format!("m{n}"), "l37").unwrap();
+    }
+    let error = tree.validate().unwrap_err().to_string();
+    assert!(error.contains("too many symbolic links"), "{error}");
+}
+
+#[test]
+fn a_zip_says_the_same_in_both_places_and_packs_nothing_twice() {
+    let honest = zip_of(&[("first", 0o644, b"one"), ("other", 0o644, b"two")]);
+    assert!(archive(&honest).is_ok());
+    let refused = |bytes: &[u8]| archive(bytes).unwrap_err().to_string();
+    let mut renamed = honest.clone();
+    let at = renamed.windows(5).position(|part| part == b"other").unwrap();
+    renamed[at..at + 5].copy_from_slice(b"OTHER");
+    let error = refused(&renamed);
+    assert!(error.contains("other") && error.contains("another name"), "{error}");
+
+    // The list says that the first one's data goes on into the second.
+    let mut longer = honest;
+    let list = longer.windows(4).position(|part| part == b"PK\x01\x02").unwrap();
+    longer[list + 20] += 10;
+    let error = refused(&longer);
+    assert!(error.contains("overlap"), "{error}");
+}

@@ -8,8 +8,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-/// Most symbolic links: with the steps per link this bounds the time of judging them.
+/// Most symbolic links: more than any `node_modules/.bin` has.
 const LINKS_MAX: usize = 8192;
+/// Parts of paths that are walked to judge all links together: 64 for each of the most that there may be,
+/// several times what honest ones take. It bounds the time: well below a second.
+const STEPS_MAX: usize = 64 * LINKS_MAX;
 /// Links followed on the way to one target before it counts as a loop; the kernel's own number.
 const FOLLOW_MAX: usize = 40;
 
@@ -151,20 +154,26 @@ impl Tree {
 
     /// The rules that only the whole tree can break.
     pub(super) fn validate(&self) -> Result<(), CodeError> {
+        let mut steps_left = STEPS_MAX;
         for (path, node) in &self.nodes {
             if let Node::Link { .. } = node {
-                self.follow(path)?;
+                self.follow(path, &mut steps_left)?;
             }
         }
         Ok(())
     }
 
-    /// Walks from the root to `path` as the kernel does, and refuses a way that leaves the tree.
-    fn follow(&self, path: &str) -> Result<(), CodeError> {
+    /// Walks from the root to `path` as the kernel does, and refuses a way that leaves the tree or that
+    /// takes more steps than are left for all of them.
+    fn follow(&self, path: &str, steps_left: &mut usize) -> Result<(), CodeError> {
         let mut todo: Vec<&str> = path.rsplit('/').collect();
         let mut at: Vec<&str> = Vec::new();
         let mut followed = 0;
         while let Some(part) = todo.pop() {
+            *steps_left = steps_left.checked_sub(1).ok_or_else(|| {
+                let problem = "is one of too many symbolic links that lead through others";
+                CodeError::entry(path, problem, "link to files directly, or copy them")
+            })?;
             match part {
                 "" | "." => continue,
                 ".." if at.pop().is_none() => {

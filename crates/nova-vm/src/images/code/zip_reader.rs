@@ -4,7 +4,10 @@ use super::tree::Tree;
 use super::{CodeError, ENTRIES_MAX, UNPACKED_MAX_BYTES};
 use std::collections::HashSet;
 use std::io::{Cursor, Read};
+use std::ops::Range;
 
+/// Bytes of the header before an entry's data, without its name and extra field.
+const LOCAL_HEADER_BYTES: usize = 30;
 /// Bytes of the end record, without its comment.
 const END_RECORD_BYTES: usize = 22;
 /// Bytes of one record of the central directory, without its name, extra field and comment.
@@ -88,8 +91,8 @@ fn read_content(entry: &mut impl Read, name: &str, limit: u64) -> Result<Vec<u8>
     Ok(content)
 }
 
-/// Walks the central directory: it must end where the file ends, and name each entry once. Returns the
-/// names, in its order.
+/// Walks the central directory: it must end where the file ends, name each entry once, as the entry names
+/// itself, and no two entries may share bytes. Returns the names, in its order.
 fn check_directory(upload: &[u8]) -> Result<Vec<&[u8]>, CodeError> {
     let broken = |problem: &str| CodeError::broken(None, problem);
     let end = find_end(upload)
@@ -105,7 +108,7 @@ fn check_directory(upload: &[u8]) -> Result<Vec<&[u8]>, CodeError> {
     if start.checked_add(size) != Some(end) {
         return Err(broken("the zip has something before its first or behind its last entry"));
     }
-    let (mut names, mut seen) = (Vec::new(), HashSet::new());
+    let (mut names, mut seen, mut places) = (Vec::new(), HashSet::new(), Vec::new());
     let mut rest = &upload[start..end];
     for _ in 0..count {
         if rest.len() < CENTRAL_RECORD_BYTES || !rest.starts_with(b"PK\x01\x02") {
@@ -122,13 +125,39 @@ fn check_directory(upload: &[u8]) -> Result<Vec<&[u8]>, CodeError> {
             let name = String::from_utf8_lossy(name);
             return Err(CodeError::entry(&name, "is in the archive twice", hint));
         }
+        places.push(place(&upload[..start], rest, name)?);
         names.push(name);
         rest = after;
     }
     if !rest.is_empty() {
         return Err(broken("the zip's list of entries is longer than it says"));
     }
+    places.sort_unstable_by_key(|place| place.start);
+    if places.windows(2).any(|pair| pair[0].end > pair[1].start) {
+        return Err(broken("the zip has entries that overlap"));
+    }
     Ok(names)
+}
+
+/// Where the entry of a record is, header and data, among the bytes before the list.
+fn place(entries: &[u8], record: &[u8], name: &[u8]) -> Result<Range<usize>, CodeError> {
+    let shown = String::from_utf8_lossy(name);
+    let missing = || CodeError::broken(Some(&shown), "is not where the zip says");
+    let (packed, start) = (u32_at(record, 20), u32_at(record, 42));
+    let header = entries
+        .get(start..)
+        .filter(|header| header.len() >= LOCAL_HEADER_BYTES && header.starts_with(b"PK\x03\x04"));
+    let header = header.ok_or_else(missing)?;
+    let name_end = LOCAL_HEADER_BYTES + u16_at(header, 26);
+    if header.get(LOCAL_HEADER_BYTES..name_end).ok_or_else(missing)? != name {
+        let hint = "make the archive anew";
+        return Err(CodeError::entry(&shown, "has another name where its data is", hint));
+    }
+    let bytes = name_end + u16_at(header, 28) + packed;
+    if bytes > header.len() {
+        return Err(missing());
+    }
+    Ok(start..start + bytes)
 }
 
 /// The end record whose comment reaches exactly to the end of the file.

@@ -1,5 +1,5 @@
 //! A complete API in a temporary directory, and a driver whose guests do what their input says.
-use crate::api::{AllowedHosts, Api, Backend, CODE_JOBS, KeyRing, Settings, router};
+use crate::api::{AllowedHosts, Api, Backend, Bodies, CODE_JOBS, KeyRing, Settings, router};
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
@@ -99,6 +99,7 @@ impl Fixture {
         let mut settings = Settings {
             authentication: true,
             hosts: AllowedHosts::new("127.0.0.1:9000".parse().unwrap(), vec![]),
+            data_dir: directory.path().to_owned(),
             code_paths: vec![],
         };
         change(&mut settings);
@@ -116,6 +117,7 @@ impl Fixture {
                 warnings: vec!["weak".into()],
             },
             settings,
+            bodies: Bodies::default(),
             code_jobs: Semaphore::new(CODE_JOBS),
             draining: CancellationToken::new(),
         });

@@ -126,3 +126,16 @@ async fn health_says_which_backend_and_how_weak() {
     assert_eq!((&json["status"], &json["backend"]), (&json!("ok"), &json!("fake")));
     assert_eq!(json["warnings"], json!(["weak"]));
 }
+
+#[tokio::test]
+async fn a_disk_that_takes_nothing_is_a_reason_not_to_be_ready() {
+    let fixture = Fixture::with_settings(|settings| settings.data_dir = "/not/there".into()).await;
+    let ready = fixture.get("/health/ready").await;
+    assert_eq!((ready.status.as_u16(), &ready.json()["status"]), (503, &"degraded".into()));
+    let problem = ready.json()["problem"].take();
+    assert!(problem.as_str().unwrap().contains("disk of the data directory"), "{problem}");
+    let health = fixture.get("/health").await.json();
+    assert_eq!((&health["warnings"][0], &health["warnings"][1]), (&"weak".into(), &problem));
+    let fixture = Fixture::new().await;
+    assert_eq!(fixture.get("/health/ready").await.json(), serde_json::json!({ "status": "ok" }));
+}

@@ -184,3 +184,26 @@ async fn code_is_read_from_a_listed_directory_only() {
     let answer = fixture.post("/functions", body(&path)).await;
     assert_eq!(answer.json()["code_hash"], inline["code_hash"]);
 }
+
+#[tokio::test]
+async fn a_body_that_memory_has_no_room_for_is_refused_for_now() {
+    let fixture = Fixture::new().await;
+    fixture.create("hello").await;
+    let everything = fixture.api.bodies.hold(256 * 1024 * 1024).unwrap();
+    for (method, path) in [
+        (Method::POST, "/functions/hello/invoke"),
+        (Method::PUT, "/functions/hello/code"),
+        (Method::PATCH, "/functions/hello"),
+        (Method::POST, "/functions"),
+        (Method::PUT, "/secrets/token"),
+    ] {
+        let answer = fixture.send(method, path, vec![b' '; 16 * 1024]).await;
+        assert_eq!(answer.problem().1, "saturated", "{path}");
+        assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (429, "1"), "{path}");
+    }
+    let call = fixture.post("/functions/hello/invoke", json!({ "small": true })).await;
+    assert_eq!(call.status, StatusCode::OK, "{:?}", call.json());
+    drop(everything);
+    let code = vec![b'#'; 16 * 1024];
+    assert_eq!(put(&fixture, tar_gz(&[("handler", &code)], &[])).await.status, StatusCode::OK);
+}
