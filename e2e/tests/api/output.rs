@@ -51,7 +51,7 @@ async fn output_that_is_no_json_is_named_and_quoted() {
         ("print('hello, world')", "hello, world"),
         ("print('{\"a\": NaN}')", "NaN"),
         ("import sys; sys.stdout.buffer.write(b'\\xff\\xfe\\n')", "\u{fffd}"),
-        ("", ""),
+        ("pass", ""),
     ] {
         let function = nova.function("python", code, json!({})).await;
         let error = function.failure(&json!({}), "invalid_output").await;

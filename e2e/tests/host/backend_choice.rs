@@ -3,6 +3,7 @@ use crate::scratch;
 use nova_e2e::daemon::DaemonOptions;
 use nova_e2e::setting;
 use serde_json::json;
+use std::os::unix::fs::DirBuilderExt;
 
 #[tokio::test]
 async fn auto_chooses_what_works_here_and_says_why() {
@@ -40,7 +41,7 @@ async fn a_directory_that_ran_firecracker_never_falls_back() {
         assert!(probed.start().await.terminate().success());
     } else {
         // What a daemon leaves here once a guest has run in a microVM.
-        std::fs::create_dir(&data).unwrap();
+        std::fs::DirBuilder::new().mode(0o700).create(&data).unwrap();
         std::fs::write(data.join("ran-firecracker"), "").unwrap();
     }
     let broken = DaemonOptions {

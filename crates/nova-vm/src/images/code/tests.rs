@@ -474,6 +474,17 @@ fn links_through_links_are_bounded_in_all_and_short_ones_are_not() {
 }
 
 #[test]
+fn a_zip_made_for_large_files_is_taken() {
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default().large_file(true);
+    for name in ["handler", "data"] {
+        zip.start_file(name, options).unwrap();
+        zip.write_all(b"text").unwrap();
+    }
+    assert!(archive(&zip.finish().unwrap().into_inner()).is_ok());
+}
+
+#[test]
 fn a_zip_says_the_same_in_both_places_and_packs_nothing_twice() {
     let honest = zip_of(&[("first", 0o644, b"one"), ("other", 0o644, b"two")]);
     assert!(archive(&honest).is_ok());

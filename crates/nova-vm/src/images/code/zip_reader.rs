@@ -12,6 +12,8 @@ const LOCAL_HEADER_BYTES: usize = 30;
 const END_RECORD_BYTES: usize = 22;
 /// Bytes of one record of the central directory, without its name, extra field and comment.
 const CENTRAL_RECORD_BYTES: usize = 46;
+/// The id of the field with sizes of 64 bits.
+const ZIP64_FIELD: usize = 1;
 /// File type bits of a Unix mode, and their values for a regular file, a directory, a symbolic link.
 const TYPE_MASK: u32 = 0o170_000;
 const TYPE_REGULAR: u32 = 0o100_000;
@@ -143,7 +145,8 @@ fn check_directory(upload: &[u8]) -> Result<Vec<&[u8]>, CodeError> {
 fn place(entries: &[u8], record: &[u8], name: &[u8]) -> Result<Range<usize>, CodeError> {
     let shown = String::from_utf8_lossy(name);
     let missing = || CodeError::broken(Some(&shown), "is not where the zip says");
-    let (packed, start) = (u32_at(record, 20), u32_at(record, 42));
+    let packed = packed_bytes(record).ok_or_else(missing)?;
+    let start = u32_at(record, 42);
     let header = entries
         .get(start..)
         .filter(|header| header.len() >= LOCAL_HEADER_BYTES && header.starts_with(b"PK\x03\x04"));
@@ -153,11 +156,33 @@ fn place(entries: &[u8], record: &[u8], name: &[u8]) -> Result<Range<usize>, Cod
         let hint = "make the archive anew";
         return Err(CodeError::entry(&shown, "has another name where its data is", hint));
     }
-    let bytes = name_end + u16_at(header, 28) + packed;
-    if bytes > header.len() {
-        return Err(missing());
+    let end = packed.checked_add(name_end + u16_at(header, 28));
+    let end = end.filter(|end| *end <= header.len()).ok_or_else(missing)?;
+    Ok(start..start + end)
+}
+
+/// How long an entry's data is, by its record; one made for a file of unknown size says it in a field of
+/// the zip64 format.
+fn packed_bytes(record: &[u8]) -> Option<usize> {
+    const ELSEWHERE: usize = u32::MAX as usize;
+    let packed = u32_at(record, 20);
+    if packed != ELSEWHERE {
+        return Some(packed);
     }
-    Ok(start..start + bytes)
+    let fields_start = CENTRAL_RECORD_BYTES + u16_at(record, 28);
+    let mut fields = record.get(fields_start..fields_start + u16_at(record, 30))?;
+    while fields.len() >= 4 {
+        let (id, length) = (u16_at(fields, 0), u16_at(fields, 2));
+        let field = fields.get(4..4 + length)?;
+        if id == ZIP64_FIELD {
+            // Behind the unpacked size, where that is elsewhere, too.
+            let at = if u32_at(record, 24) == ELSEWHERE { 8 } else { 0 };
+            let bytes = field.get(at..at + 8)?.try_into().ok()?;
+            return usize::try_from(u64::from_le_bytes(bytes)).ok();
+        }
+        fields = &fields[4 + length..];
+    }
+    None
 }
 
 /// The end record whose comment reaches exactly to the end of the file.

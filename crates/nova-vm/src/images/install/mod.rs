@@ -94,20 +94,19 @@ impl Installer {
         Ok(lock)
     }
 
-    /// Removes what is half made. Only with the lock.
+    /// Removes what is half made, in the directories that are there. Only with the lock.
     fn clear(&self) -> Result<(), InstallError> {
-        for directory in
-            ["", "images", "builders", "kernel", "bin"].map(|name| self.artifacts.join(name))
-        {
-            remove_prefixed(&directory, MAKING_PREFIX).map_err(InstallError::file(&directory))?;
-        }
-        let archives = self.cache.join("archives");
-        match remove_prefixed(&archives, MAKING_PREFIX) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(InstallError::file(&archives)(error))
+        let artifacts =
+            ["", "images", "builders", "kernel", "bin"].map(|name| self.artifacts.join(name));
+        for directory in artifacts.into_iter().chain([self.cache.join("archives")]) {
+            match remove_prefixed(&directory, MAKING_PREFIX) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(InstallError::file(&directory)(error));
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     fn lock_path(&self) -> PathBuf {
