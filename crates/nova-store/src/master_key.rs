@@ -52,7 +52,8 @@ pub enum MasterKeyError {
     /// The file is gone, and what was sealed with the key is not.
     #[error(
         "master key file {path} is gone, and {secrets} secrets were sealed with it; restore it from your \
-         backup, or delete them with an earlier copy of the database: without it nothing opens them"
+         backup; without it nothing opens them, and to go on a new key (64 hex digits, mode 600) has to be put \
+         there and each secret set again"
     )]
     Lost {
         /// Where the file was.

@@ -148,10 +148,10 @@ async fn a_file_that_is_not_for_its_runtime_is_named() {
     let nova = Nova::from_env();
     // Source text where a program is wanted, and nobody here who compiles it.
     let source = "package main\n\nfunc main() {}\n";
-    let body = json!({"name": "source", "runtime": "go", "code": source});
+    let body = json!({"name": "source", "runtime": "crystal", "code": "puts 1\n"});
     let problem = nova.post("/functions", &body).await.problem(409, "builder_not_installed");
     let detail = problem["detail"].as_str().unwrap();
-    assert!(detail.contains("`nova runtime add --builder go`"), "{detail}");
+    assert!(detail.contains("`nova runtime add --builder crystal`"), "{detail}");
     let function = nova.function("base", source, json!({})).await;
     let error = function.failure(&json!({}), "function_not_started").await;
     let message = error["message"].as_str().unwrap();
