@@ -62,6 +62,18 @@ async fn code_runs_once_with_the_output_that_the_daemon_would_give() {
 }
 
 #[tokio::test]
+async fn what_has_to_be_built_is_built_first() {
+    let home = tempfile::tempdir().unwrap();
+    let project = home.path().join("project");
+    fs::create_dir(&project).unwrap();
+    fs::write(project.join("code.py"), CODE).unwrap();
+    fs::write(project.join("requirements.txt"), "# none yet\n").unwrap();
+    let arguments = ["invoke", "--local", "project", "-r", "python", "-H", "code.py", "-p", "1"];
+    let called = local(home.path(), &arguments);
+    assert_eq!((called.status, called.stdout.trim()), (0, "{\"got\": 1}"), "{called:?}");
+}
+
+#[tokio::test]
 async fn a_project_needs_no_flags_and_a_mistake_says_what_to_do() {
     let home = tempfile::tempdir().unwrap();
     let made =

@@ -175,6 +175,11 @@ async fn a_layout_and_an_archive_are_the_same_image() {
     let daemon = DaemonOptions::new(&data).start().await;
     nova_ok(&daemon, &data, &["runtime", "import", &images.layout(), "--id", "layout"]);
     nova_ok(&daemon, &data, &["runtime", "import", &archive, "--id", "archive"]);
+    // Functions on it would run something else.
+    let other = nova(&daemon, &data, &["runtime", "import", &archive, "--id", "layout"], &[]);
+    assert!(!other.status.success());
+    let said = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(said.contains("nova runtime remove layout"), "{said}");
     let shipped = nova(&daemon, &data, &["runtime", "import", &archive, "--id", "python"], &[]);
     assert!(String::from_utf8_lossy(&shipped.stderr).contains("Nova ships"), "{shipped:?}");
     let digest = |id: &str| {

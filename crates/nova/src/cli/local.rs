@@ -4,6 +4,7 @@
 //! afterwards and a key that nobody else is told: what comes out is what `nova register` and `nova invoke`
 //! would have printed. Only the runtime images are those of the real data directory. Secrets and layers are
 //! not: they are the daemon's.
+use super::build;
 use super::client::Client;
 use super::function_args::{FunctionArgs, LocalArgs};
 use super::functions;
@@ -42,7 +43,8 @@ pub async fn invoke(
     let answered = daemon::serve_for(&config, async |url| {
         let client = Client::new(Url::parse(url)?, admin_key(home.path()))?;
         let name = body["name"].as_str().unwrap_or(NAME).to_owned();
-        client.send_json(Method::POST, &["functions"], &Value::Object(body)).await?;
+        let created = client.send_json(Method::POST, &["functions"], &Value::Object(body)).await?;
+        build::follow(&client, created).await?;
         Ok((invoke::call(&client, &name, payload, true).await?, name))
     })
     .await;

@@ -56,10 +56,11 @@ impl Installer {
         let source = format!("{reference}@{digest}");
         let recipe = recipe_of(&source, options.mode);
         let lock = self.begin(progress).await?;
-        if let Ok(installed) = read_record::<RuntimeRecord>(&self.record_path(&id))
-            && installed.recipe == recipe
-        {
-            return Ok(installed);
+        if let Ok(installed) = read_record::<RuntimeRecord>(&self.record_path(&id)) {
+            if installed.recipe == recipe {
+                return Ok(installed);
+            }
+            check_same(&installed, reference)?;
         }
         let workshop = self.workshop()?;
         let (layers, root) = (workshop.path().join("layers"), workshop.path().join("tree"));
@@ -115,6 +116,21 @@ fn check_id(id: &RuntimeId) -> Result<(), InstallError> {
         return Err(InstallError::Unexpected(problem));
     }
     Ok(())
+}
+
+/// An image may be made anew from where it came from; functions that run another one must not be given it.
+fn check_same(installed: &RuntimeRecord, reference: &ImageReference) -> Result<(), InstallError> {
+    let id = &installed.image.id;
+    let source = installed.image.own.as_ref().map_or("", |own| own.source.as_str());
+    let (from, _digest) = source.rsplit_once('@').unwrap_or((source, ""));
+    if from == reference.to_string() {
+        return Ok(());
+    }
+    let problem = format!(
+        "runtime {id} is the image {source}; give this one another --id, or remove that one with \
+         `nova runtime remove {id}`"
+    );
+    Err(InstallError::Unexpected(problem))
 }
 
 fn named_after(

@@ -7,6 +7,7 @@ pub mod dev;
 pub mod init;
 mod watch;
 
+use super::build::follow;
 use super::client::{Client, ClientError};
 use super::function_args::packed;
 use anyhow::{Context, bail};
@@ -79,15 +80,17 @@ impl Project {
         Ok(body)
     }
 
-    /// Makes the function what the directory holds, and returns it.
+    /// Makes the function what the directory holds, and returns it when it is built.
     async fn deploy(&self, client: &Client) -> anyhow::Result<Value> {
         let body = Value::Object(self.body(Map::new()).await?);
-        match client.send_json(Method::PATCH, &["functions", &self.name], &body).await {
+        let changed = client.send_json(Method::PATCH, &["functions", &self.name], &body).await;
+        let function = match changed {
             Err(ClientError::Refused { code, .. }) if code == "function_not_found" => {
-                Ok(client.send_json(Method::POST, &["functions"], &body).await?)
+                client.send_json(Method::POST, &["functions"], &body).await?
             }
-            other => Ok(other?),
-        }
+            other => other?,
+        };
+        follow(client, function).await
     }
 }
 
