@@ -21,7 +21,7 @@ use rustix::process::{Resource, getrlimit};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -110,8 +110,8 @@ async fn serve_at_most(
         }
         let asked = CancellationToken::new();
         let first_request = asked.clone();
-        let make_room = CancellationToken::new();
-        let presence = Presence::new(&idle, make_room.clone());
+        let (presence, mut departure) = Presence::new(&idle);
+        let stream = Impatient::new(stream, presence.clone());
         let inner = service.clone();
         let service = tower::service_fn(move |request: Request<Incoming>| {
             asked.cancel();
@@ -120,35 +120,42 @@ async fn serve_at_most(
             async move { answering.await.map(|answer| work.until_sent(answer)) }
         });
         let service = TowerToHyperService::new(service);
-        let connection = server.serve_connection(TokioIo::new(Impatient::new(stream)), service);
+        let connection = server.serve_connection(TokioIo::new(stream), service);
         let connection = connections.graceful.watch(connection);
         let cut = connections.cut.clone();
         connections.tasks.spawn(async move {
-            let _place = place;
             let silence = tokio::time::timeout(FIRST_HEAD_TIMEOUT, first_request.cancelled());
-            tokio::select! {
+            let leave = tokio::select! {
                 // First what the client has sent or takes now: it is not idle then.
                 biased;
-                ended = connection => if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection broke");
-                },
-                () = cut.cancelled() => {}
-                () = make_room.cancelled() => tracing::debug!("a connection made room for another"),
-                Err(_) = silence => tracing::debug!("a connection without any request was closed"),
+                ended = connection => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a connection broke");
+                    }
+                    None
+                }
+                () = cut.cancelled() => None,
+                leave = departure.due() => Some(leave),
+                Err(_) = silence => {
+                    tracing::debug!("a connection without any request was closed");
+                    None
+                }
+            };
+            // Where nobody wants it any more, the place ends here and is free for all.
+            if leave.is_some_and(|leave| leave.send(place).is_ok()) {
+                tracing::debug!("a connection made room for another");
             }
         });
     }
 }
 
 /// A place for one more connection, for which another that is idle may have to go.
-async fn take_place(
-    places: &Arc<Semaphore>,
-    idle: &IdleConnections,
-) -> Result<OwnedSemaphorePermit, AcquireError> {
+async fn take_place(places: &Arc<Semaphore>, idle: &IdleConnections) -> OwnedSemaphorePermit {
     tokio::select! {
         biased;
-        place = places.clone().acquire_owned() => place,
-        () = idle.close_longest() => places.clone().acquire_owned().await,
+        // Nobody closes the semaphore.
+        Ok(place) = places.clone().acquire_owned() => place,
+        place = idle.place_of_longest() => place,
     }
 }
 
@@ -320,6 +327,69 @@ mod tests {
         assert_eq!(second.read(&mut [0]).await.unwrap(), 0, "the longest idle is closed");
         ask(&mut first).await;
         ask(&mut third).await;
+    }
+
+    /// A request in which the client has nothing to say.
+    const REQUEST: &[u8] = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+
+    /// Serves with a single place.
+    async fn start_narrow(router: Router) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve_at_most(1, listener, router, CancellationToken::new()));
+        address
+    }
+
+    #[tokio::test]
+    async fn a_request_that_comes_while_its_connection_should_make_room_is_answered() {
+        let (entered, leave) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (inside, let_go) = (entered.clone(), leave.clone());
+        let handler = move || {
+            let (entered, leave) = (inside.clone(), let_go.clone());
+            async move {
+                entered.notify_one();
+                leave.notified().await;
+                "answer"
+            }
+        };
+        let address = start_narrow(Router::new().route("/", post(handler))).await;
+        let mut first = TcpStream::connect(address).await.unwrap();
+        first.write_all(REQUEST).await.unwrap();
+        entered.notified().await;
+        leave.notify_one();
+        first.readable().await.unwrap();
+        assert_ne!(first.read(&mut [0; 512]).await.unwrap(), 0, "the first answer");
+        // Nothing is awaited between these, so that the server sees both at once, the connection first.
+        let second = std::net::TcpStream::connect(address).unwrap();
+        assert_eq!(first.try_write(REQUEST).unwrap(), REQUEST.len());
+        entered.notified().await;
+        leave.notify_one();
+        let mut answer = String::new();
+        first.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("answer"), "{answer:?}");
+
+        second.set_nonblocking(true).unwrap();
+        let mut second = TcpStream::from_std(second).unwrap();
+        second.write_all(REQUEST).await.unwrap();
+        entered.notified().await;
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_taken_slowly_is_whole_before_its_connection_makes_room() {
+        // More than the kernel takes off the server's hands.
+        const ANSWER_BYTES: usize = 64 * 1024 * 1024;
+        let router = Router::new().route("/", post(async || vec![0_u8; ANSWER_BYTES]));
+        let address = start_narrow(router).await;
+        let mut first = TcpStream::connect(address).await.unwrap();
+        first.write_all(REQUEST).await.unwrap();
+        first.readable().await.unwrap();
+        let mut second = TcpStream::connect(address).await.unwrap();
+        second.write_all(REQUEST).await.unwrap();
+        let mut answer = Vec::new();
+        first.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.len() > ANSWER_BYTES, "{} bytes came", answer.len());
+        second.readable().await.unwrap();
+        assert_ne!(second.read(&mut [0]).await.unwrap(), 0, "the second has its place");
     }
 
     #[test]

@@ -3,9 +3,11 @@
 //! A client that asks and never reads would keep its connection, and the answer in memory, for as long
 //! as it likes: TCP has no objection, and hyper waits. A write that makes no progress for
 //! [`WRITE_TIMEOUT`] fails here instead, which ends the connection, and so does one of an answer that is
-//! taken slower than [`RATE_MIN`] on the whole.
+//! taken slower than [`RATE_MIN`] on the whole. Until all of it is taken the connection is at work.
+use crate::idle_connections::{Presence, Work};
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -24,22 +26,31 @@ const RATE_GRACE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Impatient<S> {
     stream: S,
+    presence: Arc<Presence>,
     /// Runs while a write is waiting.
     waiting: Option<Pin<Box<Sleep>>>,
-    /// When a write waited first since all was flushed, and how many bytes were taken since.
-    slow: Option<(Instant, u64)>,
+    /// From the first write that waited until all is flushed.
+    slow: Option<Slow>,
+}
+
+/// What is being taken slowly. For hyper an answer is over as soon as it has the last of it in memory.
+#[derive(Debug)]
+struct Slow {
+    began: Instant,
+    taken_bytes: u64,
+    _work: Work,
 }
 
 impl<S> Impatient<S> {
-    /// Wraps a stream.
-    pub fn new(stream: S) -> Self {
-        Self { stream, waiting: None, slow: None }
+    /// Wraps the stream of a connection.
+    pub fn new(stream: S, presence: Arc<Presence>) -> Self {
+        Self { stream, presence, waiting: None, slow: None }
     }
 
     /// Counts what a write has got rid of.
     fn count(&mut self, written: &Poll<io::Result<usize>>) {
-        if let (Some((_, taken)), Poll::Ready(Ok(length))) = (&mut self.slow, written) {
-            *taken += *length as u64;
+        if let (Some(slow), Poll::Ready(Ok(length))) = (&mut self.slow, written) {
+            slow.taken_bytes += *length as u64;
         }
     }
 
@@ -54,7 +65,12 @@ impl<S> Impatient<S> {
             return written;
         }
         let now = Instant::now();
-        let (began, taken) = *self.slow.get_or_insert((now, 0));
+        let slow = self.slow.get_or_insert_with(|| Slow {
+            began: now,
+            taken_bytes: 0,
+            _work: self.presence.work(),
+        });
+        let (began, taken) = (slow.began, slow.taken_bytes);
         let rate_end = began + RATE_GRACE + Duration::from_secs(taken / RATE_MIN);
         let end = rate_end.min(now + WRITE_TIMEOUT);
         let timer = self.waiting.get_or_insert_with(|| Box::pin(sleep_until(end)));
@@ -120,13 +136,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    fn impatient(stream: DuplexStream) -> Impatient<DuplexStream> {
+        Impatient::new(stream, Presence::new(&Arc::default()).0)
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_write_that_nobody_takes_fails_and_one_that_is_taken_slowly_does_not() {
         const PIECE: usize = 1024 * 1024;
         let (mut client, server) = duplex(PIECE);
-        let mut server = Impatient::new(server);
+        let mut server = impatient(server);
         let reading = tokio::spawn(async move {
             let mut piece = vec![0; PIECE];
             for _ in 0..4 {
@@ -144,7 +164,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_taken_in_drips_is_ended() {
         let (mut client, server) = duplex(16);
-        let mut server = Impatient::new(server);
+        let mut server = impatient(server);
         let dripping = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(Duration::from_secs(10)).await;
