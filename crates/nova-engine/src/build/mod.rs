@@ -34,6 +34,8 @@ use tokio_util::task::TaskTracker;
 const BUILDS_AT_ONCE: usize = 2;
 /// Lines of the log that are kept with the function.
 const LOG_KEPT_LINES: usize = 200;
+/// Bytes of the log that are kept with the function: a page of functions is in memory at once.
+const LOG_KEPT_BYTES: usize = 64 * 1024;
 /// Logs of builds that are kept in memory, for those who follow them.
 const LOGS_KEPT: usize = 64;
 /// How long a store that does not answer is left alone before a result is written again.
@@ -241,7 +243,7 @@ impl Builds {
             if before.id != function.id || before.build.as_ref() != Some(build) {
                 return;
             }
-            let after = ended(&before, build, log.tail(LOG_KEPT_LINES), &result);
+            let after = ended(&before, build, log.tail(LOG_KEPT_LINES, LOG_KEPT_BYTES), &result);
             match store.replace_function(&after, before.revision).await {
                 Ok(()) => return self.inner.parts.executor.functions_changed(name).await,
                 Err(StoreError::Changed { .. }) => {}

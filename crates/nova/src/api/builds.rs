@@ -23,13 +23,21 @@ const FOLLOW_WAIT: Duration = Duration::from_secs(20);
 pub struct BuildView {
     status: BuildStatus,
     error: Option<String>,
-    /// The end of what it wrote.
-    log: Vec<String>,
+    /// The end of what it wrote; not in lists, which would be many times as long with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<Vec<String>>,
 }
 
 impl From<Build> for BuildView {
     fn from(build: Build) -> Self {
-        Self { status: build.status, error: build.error, log: build.log }
+        Self { status: build.status, error: build.error, log: Some(build.log) }
+    }
+}
+
+impl BuildView {
+    /// As it is in a list.
+    pub fn without_log(self) -> Self {
+        Self { log: None, ..self }
     }
 }
 

@@ -38,6 +38,8 @@ async fn source_is_answered_at_once_and_called_when_it_is_built() {
     assert_eq!(lines, ["compiling"]);
     assert_eq!(function["status"], "ready");
     assert_eq!(function["build"], json!({"status": "ready", "error": null, "log": ["compiling"]}));
+    let listed = fixture.get("/functions").await.json()["items"][0]["build"].clone();
+    assert_eq!(listed, json!({"status": "ready", "error": null}), "a list has no logs");
     assert_eq!(function["version"], 1);
     assert_ne!(function["code_hash"], created.json()["code_hash"]);
     assert_eq!(invoke(&fixture, "f").await.json()["output"], json!({"n": 1}));
