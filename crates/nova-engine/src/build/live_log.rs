@@ -56,6 +56,11 @@ impl LiveLog {
         self.state.send_modify(|state| state.ended = true);
     }
 
+    /// Whether nothing follows.
+    pub fn has_ended(&self) -> bool {
+        self.state.borrow().ended
+    }
+
     /// The last lines: at most so many, and of their text at most so many bytes. The first of them may
     /// be the end of a line.
     pub fn tail(&self, count: usize, bytes: usize) -> Vec<String> {
@@ -75,7 +80,7 @@ impl LiveLog {
 
     /// What there is from line `from` on, at once.
     pub fn part(&self, from: usize) -> LogPart {
-        let ended = self.state.borrow().ended;
+        let ended = self.has_ended();
         let lines = self.lines();
         LogPart { lines: lines[from.min(lines.len())..].to_vec(), next: lines.len(), ended }
     }

@@ -26,7 +26,7 @@ use nova_vm::images::RuntimeCatalog;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,7 +36,7 @@ const BUILDS_AT_ONCE: usize = 2;
 const LOG_KEPT_LINES: usize = 200;
 /// Bytes of the log that are kept with the function: a page of functions is in memory at once.
 const LOG_KEPT_BYTES: usize = 64 * 1024;
-/// Logs of builds that are kept in memory, for those who follow them.
+/// Logs of builds that have ended which are kept in memory, for those who follow them.
 const LOGS_KEPT: usize = 64;
 /// How long a store that does not answer is left alone before a result is written again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -80,6 +80,8 @@ struct Inner {
     books: Mutex<Books>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Rings when there is another entry in the books.
+    submitted: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -90,7 +92,7 @@ struct Books {
     results: HashMap<String, CodeHash>,
 }
 
-/// A build that runs or ran in this daemon.
+/// A build that waits, runs or ran in this daemon.
 struct Entry {
     function: FunctionName,
     source: CodeHash,
@@ -107,6 +109,7 @@ impl Builds {
             books: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            submitted: watch::Sender::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -151,10 +154,16 @@ impl Builds {
                 log: log.clone(),
                 stop: stop.clone(),
             });
-            if books.builds.len() > LOGS_KEPT {
-                books.builds.pop_front();
-            }
+            // What waits or runs stays, however much it is: it can be cancelled and followed.
+            let ended = books.builds.iter().filter(|entry| entry.log.has_ended()).count();
+            let mut surplus = ended.saturating_sub(LOGS_KEPT);
+            books.builds.retain(|entry| {
+                let goes = surplus > 0 && entry.log.has_ended();
+                surplus -= usize::from(goes);
+                !goes
+            });
         }
+        self.inner.submitted.send_replace(());
         let builds = self.clone();
         self.inner.tasks.spawn(async move {
             tokio::select! {
@@ -178,6 +187,18 @@ impl Builds {
         let books = self.books();
         let is_it = |entry: &&Entry| entry.function == *function && entry.source == *source;
         books.builds.iter().find(is_it).map(|entry| Arc::clone(&entry.log))
+    }
+
+    /// The same, as soon as there is one.
+    pub async fn log_begun(&self, function: &FunctionName, source: &CodeHash) -> Arc<LiveLog> {
+        let mut submitted = self.inner.submitted.subscribe();
+        loop {
+            if let Some(log) = self.log(function, source) {
+                return log;
+            }
+            // Never closed: the sender is in `self`.
+            let _ = submitted.changed().await;
+        }
     }
 
     /// Ends all builds and waits until their guests are given up.
@@ -253,6 +274,8 @@ impl Builds {
                 }
             }
         }
+        // Who follows it waits for the next start, and does not ask for its end again and again.
+        self.books().builds.retain(|entry| !std::ptr::eq(Arc::as_ptr(&entry.log), log));
         tracing::error!(function = %name, "a build's end was not written; the next start builds it again");
     }
 

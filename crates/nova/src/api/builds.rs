@@ -103,6 +103,11 @@ pub struct BuildLogView {
     next: usize,
 }
 
+/// What comes within [`FOLLOW_WAIT`]: nothing new in this time is an answer as well.
+async fn awaited<T>(what: impl Future<Output = T>) -> Option<T> {
+    timeout(FOLLOW_WAIT, what).await.ok()
+}
+
 /// `GET /functions/{name}/build`: the log of the last build from line `after` on, while it grows.
 pub async fn get(
     State(api): State<Arc<Api>>,
@@ -118,16 +123,21 @@ pub async fn get(
         };
         functions::find(&api, &name).await?.build.ok_or_else(none)
     };
-    let build = build_of().await?;
-    let Some(log) = api.builds.log(&name, &build.source) else {
+    let waits = wait == Some(true);
+    let mut build = build_of().await?;
+    let mut log = api.builds.log(&name, &build.source);
+    if log.is_none() && waits && build.status == BuildStatus::Pending {
+        log = awaited(api.builds.log_begun(&name, &build.source)).await;
+        build = build_of().await?;
+    }
+    let Some(log) = log else {
         // Of an earlier daemon's build only the end is left.
         let lines: Vec<String> = build.log.iter().skip(from).cloned().collect();
         let next = build.log.len();
         return Ok(Json(BuildLogView { status: build.status, error: build.error, lines, next }));
     };
-    if wait == Some(true) {
-        // Nothing new in this time is an answer as well.
-        let _ = timeout(FOLLOW_WAIT, log.changed(from)).await;
+    if waits {
+        awaited(log.changed(from)).await;
     }
     let part = log.part(from);
     // The end of a build is in the store before its log ends.

@@ -1,7 +1,7 @@
 //! Source is built in the background; what is served meanwhile and afterwards, and what is refused.
 use super::fixture::{Answer, Fixture};
 use axum::http::Method;
-use nova_domain::FunctionName;
+use nova_domain::{Build, CodeHash, FunctionName};
 use serde_json::{Value, json};
 
 /// Source of a function whose handler says what becomes of its build; see the fixture's driver.
@@ -120,6 +120,45 @@ async fn a_build_that_a_daemon_left_pending_is_begun_again_by_the_next() {
     next.resume().await.unwrap();
     let ready = |function: &Value| function["status"] == "ready";
     fixture.until("/functions/f", ready).await;
+}
+
+#[tokio::test]
+async fn however_many_builds_wait_each_can_be_followed_and_cancelled() {
+    let fixture = Fixture::new().await;
+    for n in 0..70 {
+        fixture.post("/functions", source(&format!("f{n}"), "hangs")).await;
+    }
+    let name = FunctionName::parse("f0").unwrap();
+    let build = fixture.api.store.function(&name).await.unwrap().unwrap().build.unwrap();
+    let log = fixture.api.builds.log(&name, &build.source).expect("the first is still known");
+    assert!(!log.has_ended());
+    fixture.api.builds.stop().await;
+}
+
+#[tokio::test]
+async fn who_follows_a_build_before_it_is_begun_waits_for_it() {
+    let fixture = Fixture::new().await;
+    fixture.post("/functions", source("f", "handler")).await;
+    built(&fixture, "f").await;
+    let name = FunctionName::parse("f").unwrap();
+    let mut left = fixture.api.store.function(&name).await.unwrap().unwrap();
+    let revision = left.revision;
+    let build = left.build.take().unwrap();
+    // What the daemon before this one left, of which this one knows nothing yet.
+    let other = CodeHash::of(b"other source");
+    left.build = Some(Build::pending(build.kind, other, build.config));
+    left.revision += 1;
+    fixture.api.store.replace_function(&left, revision).await.unwrap();
+    let follow = fixture.get("/functions/f/build?wait=true");
+    let begin = async {
+        // Meanwhile a reader who does not wait has its answer.
+        for _ in 0..20 {
+            fixture.get("/functions/f").await;
+        }
+        fixture.api.builds.submit(left);
+    };
+    let (part, ()) = tokio::join!(follow, begin);
+    assert_eq!(part.json()["lines"], json!(["compiling"]));
 }
 
 #[tokio::test]
