@@ -171,6 +171,7 @@ impl Builds {
                 // Where the function is still there it stays pending in the store, for the next daemon.
                 () = stop.cancelled() => {}
             }
+            log.end();
         });
     }
 
@@ -216,7 +217,6 @@ impl Builds {
             tracing::info!(function = %function.name, error = error.as_str(), "a build failed");
         }
         self.finish(function, build, log, result).await;
-        log.end();
     }
 
     /// What calls are to run, with the key of it; or why there is nothing.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
+use tokio_util::future::FutureExt;
 
 /// How long a reader of a log waits for more of it, before it is told that there is none yet: less
 /// than proxies cut off an answer after.
@@ -103,9 +104,10 @@ pub struct BuildLogView {
     next: usize,
 }
 
-/// What comes within [`FOLLOW_WAIT`]: nothing new in this time is an answer as well.
-async fn awaited<T>(what: impl Future<Output = T>) -> Option<T> {
-    timeout(FOLLOW_WAIT, what).await.ok()
+/// What comes within [`FOLLOW_WAIT`], or before the daemon stops: nothing new is an answer as well.
+async fn awaited<T>(api: &Api, what: impl Future<Output = T>) -> Option<T> {
+    let what = timeout(FOLLOW_WAIT, what);
+    what.with_cancellation_token(&api.draining).await?.ok()
 }
 
 /// `GET /functions/{name}/build`: the log of the last build from line `after` on, while it grows.
@@ -127,7 +129,7 @@ pub async fn get(
     let mut build = build_of().await?;
     let mut log = api.builds.log(&name, &build.source);
     if log.is_none() && waits && build.status == BuildStatus::Pending {
-        log = awaited(api.builds.log_begun(&name, &build.source)).await;
+        log = awaited(&api, api.builds.log_begun(&name, &build.source)).await;
         build = build_of().await?;
     }
     let Some(log) = log else {
@@ -137,7 +139,7 @@ pub async fn get(
         return Ok(Json(BuildLogView { status: build.status, error: build.error, lines, next }));
     };
     if waits {
-        awaited(log.changed(from)).await;
+        awaited(&api, log.changed(from)).await;
     }
     let part = log.part(from);
     // The end of a build is in the store before its log ends.

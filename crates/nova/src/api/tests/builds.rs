@@ -133,6 +133,27 @@ async fn however_many_builds_wait_each_can_be_followed_and_cancelled() {
     let log = fixture.api.builds.log(&name, &build.source).expect("the first is still known");
     assert!(!log.has_ended());
     fixture.api.builds.stop().await;
+    assert!(log.has_ended(), "nobody waits for more of it");
+}
+
+#[tokio::test]
+async fn a_daemon_that_stops_does_not_wait_for_those_who_follow_builds() {
+    let fixture = Fixture::new().await;
+    fixture.post("/functions", source("f", "hangs")).await;
+    fixture.api.draining.cancel();
+    let follow = fixture.get("/functions/f/build?after=1&wait=true");
+    let stopped = async {
+        // Far less than a reader waits, and far more than these calls take.
+        let others = (0..50).map(|_| fixture.get("/functions/f"));
+        for other in others {
+            other.await;
+        }
+    };
+    tokio::select! {
+        part = follow => assert_eq!(part.json()["status"], "pending"),
+        () = stopped => panic!("the reader was not answered"),
+    }
+    fixture.api.builds.stop().await;
 }
 
 #[tokio::test]
