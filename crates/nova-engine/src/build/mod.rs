@@ -14,16 +14,18 @@
 //! was built before goes on serving; a build that fails changes nothing of it.
 mod job;
 mod live_log;
+mod results;
 
 use self::job::Job;
 pub use self::live_log::{LiveLog, LogPart};
+use self::results::Results;
 use crate::Executor;
 use chrono::Utc;
 use nova_domain::{Build, BuildStatus, CodeHash, Function, FunctionName, NetworkPolicy};
 use nova_store::{Blobs, PAGE_MAX, PageRequest, Store, StoreError};
 use nova_vm::VmDriver;
 use nova_vm::images::RuntimeCatalog;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -88,8 +90,8 @@ struct Inner {
 struct Books {
     /// What is or was built lately, the latest last; at most one for each function.
     builds: VecDeque<Entry>,
-    /// Results by what they were made of.
-    results: HashMap<String, CodeHash>,
+    /// What was built lately.
+    results: Results,
 }
 
 /// A build that waits, runs or ran in this daemon.
@@ -126,7 +128,7 @@ impl Builds {
             for function in page.items {
                 let Some(build) = &function.build else { continue };
                 if let (BuildStatus::Ready, Some(key)) = (build.status, &build.key) {
-                    self.books().results.insert(key.clone(), function.code_hash.clone());
+                    self.books().results.add(key.clone(), function.code_hash.clone());
                 }
                 if function.is_being_built() {
                     tracing::info!(function = %function.name, "its build is begun again");
@@ -228,17 +230,20 @@ impl Builds {
     ) -> Result<(CodeHash, String), String> {
         let job = Job::new(&self.inner.parts, &function.name, build)?;
         let key = job.key();
-        let known = self.books().results.get(&key).cloned();
+        let blobs = &self.inner.parts.blobs;
+        let known = self.books().results.get(&key);
+        // Stored again it counts as new, so that it stays until the function refers to it.
         if let Some(known) = known
-            && self.inner.parts.blobs.get(&known).await.is_ok()
+            && let Ok(archive) = blobs.get(&known).await
+            && blobs.put(archive).await.is_ok()
         {
             log.note("built before from the same source by the same builder");
             return Ok((known, key));
         }
         let archive = job.run(log).await?;
-        let stored = self.inner.parts.blobs.put(archive.into()).await;
+        let stored = blobs.put(archive.into()).await;
         let hash = stored.map_err(|error| format!("the result was not stored: {error}"))?;
-        self.books().results.insert(key.clone(), hash.clone());
+        self.books().results.add(key.clone(), hash.clone());
         Ok((hash, key))
     }
 

@@ -57,6 +57,31 @@ async fn the_same_source_is_compiled_once() {
 }
 
 #[tokio::test]
+async fn a_result_that_is_used_again_is_not_collected_before_its_function_refers_to_it() {
+    let fixture = Fixture::new().await;
+    fixture.post("/functions", source("one", "handler")).await;
+    let (_, one) = built(&fixture, "one").await;
+    let blobs = fixture.blobs().await;
+    let next = fixture.builds(blobs.clone());
+    next.resume().await.unwrap();
+    // The same source is to be built once more.
+    let name = FunctionName::parse("one").unwrap();
+    let mut two = fixture.api.store.function(&name).await.unwrap().unwrap();
+    let revision = two.revision;
+    let build = two.build.take().unwrap();
+    two.build = Some(Build::pending(build.kind, build.source.clone(), build.config));
+    two.revision += 1;
+    fixture.api.store.replace_function(&two, revision).await.unwrap();
+    next.submit(two);
+    let log = next.log(&name, &build.source).unwrap();
+    log.changed(usize::MAX).await;
+    assert!(log.part(0).lines[0].contains("built before"), "{log:?}");
+    blobs.retain(&[]).await.unwrap();
+    let hash = CodeHash::try_from(one["code_hash"].as_str().unwrap().to_owned()).unwrap();
+    assert!(blobs.get(&hash).await.is_ok(), "it counts as new");
+}
+
+#[tokio::test]
 async fn what_the_compiler_said_is_in_the_functions_status_and_in_the_answer_to_a_call() {
     let fixture = Fixture::new().await;
     fixture.post("/functions", source("f", "broken")).await;
@@ -116,7 +141,7 @@ async fn a_build_that_a_daemon_left_pending_is_begun_again_by_the_next() {
         build.config.handler = "handler".into();
     }
     fixture.api.store.replace_function(&left, revision).await.unwrap();
-    let next = fixture.builds();
+    let next = fixture.builds(fixture.blobs().await);
     next.resume().await.unwrap();
     let ready = |function: &Value| function["status"] == "ready";
     fixture.until("/functions/f", ready).await;
