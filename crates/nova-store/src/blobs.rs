@@ -26,7 +26,7 @@ pub struct BlobReader {
 /// Keeps immutable byte strings by their SHA-256.
 #[async_trait]
 pub trait Blobs: Send + Sync + 'static {
-    /// Stores `bytes` under their hash; storing the same again changes nothing.
+    /// Stores `bytes` under their hash; storing the same again changes nothing but what is damaged.
     async fn put(&self, bytes: Bytes) -> io::Result<CodeHash>;
 
     /// The bytes of that hash, verified; an error of kind `NotFound` where there are none, of kind
@@ -82,7 +82,9 @@ impl Blobs for DirectoryBlobs {
                 new.insert(hash.clone(), Instant::now());
                 target.exists()
             };
-            if is_there {
+            // What cannot be read is written again as well, or else that says why it cannot.
+            if is_there && File::open(&target).and_then(|mut file| verify(&mut file, &hash)).is_ok()
+            {
                 return Ok(hash);
             }
             let partial = directory.join(format!("{PARTIAL_PREFIX}{:016x}", rand::random::<u64>()));
@@ -187,7 +189,7 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     #[tokio::test]
-    async fn what_is_put_is_what_is_got_and_damage_is_noticed() {
+    async fn what_is_put_is_what_is_got_and_damage_is_noticed_and_repaired() {
         let directory = tempfile::tempdir().unwrap();
         let blobs = DirectoryBlobs::open(directory.path().to_owned()).await.unwrap();
         let hash = blobs.put(Bytes::from_static(b"code")).await.unwrap();
@@ -201,6 +203,8 @@ mod tests {
         assert_eq!(blobs.get(&hash).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
         let opened = blobs.open(&hash).await.err();
         assert_eq!(opened.unwrap().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(blobs.put(Bytes::from_static(b"code")).await.unwrap(), hash);
+        assert_eq!(blobs.get(&hash).await.unwrap(), "code", "a deployment repairs it");
     }
 
     #[tokio::test]

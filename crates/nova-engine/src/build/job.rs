@@ -186,9 +186,7 @@ fn program_path(config: &FunctionConfig) -> String {
 
 /// What happened, with the end of what the build had to say.
 fn quoting(what: &str, log: &LiveLog) -> String {
-    let tail = log.tail(QUOTED_LINES).join("\n");
-    let from = tail.ceil_char_boundary(tail.len().saturating_sub(QUOTED_BYTES));
-    match tail[from..].trim() {
+    match log.tail(QUOTED_LINES, QUOTED_BYTES).join("\n").trim() {
         "" => what.to_owned(),
         tail => format!("{what}:\n{tail}"),
     }

@@ -56,15 +56,31 @@ impl LiveLog {
         self.state.send_modify(|state| state.ended = true);
     }
 
-    /// The last so many lines.
-    pub fn tail(&self, count: usize) -> Vec<String> {
+    /// Whether nothing follows.
+    pub fn has_ended(&self) -> bool {
+        self.state.borrow().ended
+    }
+
+    /// The last lines: at most so many, and of their text at most so many bytes. The first of them may
+    /// be the end of a line.
+    pub fn tail(&self, count: usize, bytes: usize) -> Vec<String> {
         let lines = self.lines();
-        lines[lines.len().saturating_sub(count)..].to_vec()
+        let (mut tail, mut left) = (Vec::new(), bytes);
+        for line in lines.iter().rev().take(count) {
+            let from = line.ceil_char_boundary(line.len().saturating_sub(left));
+            if left == 0 || (from > 0 && from == line.len()) {
+                break;
+            }
+            tail.push(line[from..].to_owned());
+            left = left.saturating_sub(line.len());
+        }
+        tail.reverse();
+        tail
     }
 
     /// What there is from line `from` on, at once.
     pub fn part(&self, from: usize) -> LogPart {
-        let ended = self.state.borrow().ended;
+        let ended = self.has_ended();
         let lines = self.lines();
         LogPart { lines: lines[from.min(lines.len())..].to_vec(), next: lines.len(), ended }
     }
@@ -111,8 +127,20 @@ mod tests {
         log.end();
         let wanted: Vec<String> = (0..100).map(|number| number.to_string()).collect();
         assert_eq!(reader.await.unwrap(), wanted);
-        assert_eq!(log.tail(2), ["98", "99"]);
+        assert_eq!(log.tail(2, 100), ["98", "99"]);
         assert_eq!(log.part(7_000).lines, Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_end_of_a_log_is_bounded_in_bytes_as_well() {
+        let log = LiveLog::default();
+        for line in ["first", "longä", "", "last"] {
+            log.line(line.into());
+        }
+        assert_eq!(log.tail(9, 100), ["first", "longä", "", "last"]);
+        assert_eq!(log.tail(9, 8), ["ngä", "", "last"]);
+        assert_eq!(log.tail(9, 5), ["", "last"], "half a character is none");
+        assert_eq!(log.tail(9, 3), ["ast"]);
     }
 
     #[test]

@@ -14,19 +14,21 @@
 //! was built before goes on serving; a build that fails changes nothing of it.
 mod job;
 mod live_log;
+mod results;
 
 use self::job::Job;
 pub use self::live_log::{LiveLog, LogPart};
+use self::results::Results;
 use crate::Executor;
 use chrono::Utc;
 use nova_domain::{Build, BuildStatus, CodeHash, Function, FunctionName, NetworkPolicy};
 use nova_store::{Blobs, PAGE_MAX, PageRequest, Store, StoreError};
 use nova_vm::VmDriver;
 use nova_vm::images::RuntimeCatalog;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -34,7 +36,9 @@ use tokio_util::task::TaskTracker;
 const BUILDS_AT_ONCE: usize = 2;
 /// Lines of the log that are kept with the function.
 const LOG_KEPT_LINES: usize = 200;
-/// Logs of builds that are kept in memory, for those who follow them.
+/// Bytes of the log that are kept with the function: a page of functions is in memory at once.
+const LOG_KEPT_BYTES: usize = 64 * 1024;
+/// Logs of builds that have ended which are kept in memory, for those who follow them.
 const LOGS_KEPT: usize = 64;
 /// How long a store that does not answer is left alone before a result is written again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -78,17 +82,19 @@ struct Inner {
     books: Mutex<Books>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Rings when there is another entry in the books.
+    submitted: watch::Sender<()>,
 }
 
 #[derive(Default)]
 struct Books {
     /// What is or was built lately, the latest last; at most one for each function.
     builds: VecDeque<Entry>,
-    /// Results by what they were made of.
-    results: HashMap<String, CodeHash>,
+    /// What was built lately.
+    results: Results,
 }
 
-/// A build that runs or ran in this daemon.
+/// A build that waits, runs or ran in this daemon.
 struct Entry {
     function: FunctionName,
     source: CodeHash,
@@ -105,6 +111,7 @@ impl Builds {
             books: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            submitted: watch::Sender::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -121,7 +128,7 @@ impl Builds {
             for function in page.items {
                 let Some(build) = &function.build else { continue };
                 if let (BuildStatus::Ready, Some(key)) = (build.status, &build.key) {
-                    self.books().results.insert(key.clone(), function.code_hash.clone());
+                    self.books().results.add(key.clone(), function.code_hash.clone());
                 }
                 if function.is_being_built() {
                     tracing::info!(function = %function.name, "its build is begun again");
@@ -149,10 +156,16 @@ impl Builds {
                 log: log.clone(),
                 stop: stop.clone(),
             });
-            if books.builds.len() > LOGS_KEPT {
-                books.builds.pop_front();
-            }
+            // What waits or runs stays, however much it is: it can be cancelled and followed.
+            let ended = books.builds.iter().filter(|entry| entry.log.has_ended()).count();
+            let mut surplus = ended.saturating_sub(LOGS_KEPT);
+            books.builds.retain(|entry| {
+                let goes = surplus > 0 && entry.log.has_ended();
+                surplus -= usize::from(goes);
+                !goes
+            });
         }
+        self.inner.submitted.send_replace(());
         let builds = self.clone();
         self.inner.tasks.spawn(async move {
             tokio::select! {
@@ -160,6 +173,7 @@ impl Builds {
                 // Where the function is still there it stays pending in the store, for the next daemon.
                 () = stop.cancelled() => {}
             }
+            log.end();
         });
     }
 
@@ -178,6 +192,18 @@ impl Builds {
         books.builds.iter().find(is_it).map(|entry| Arc::clone(&entry.log))
     }
 
+    /// The same, as soon as there is one.
+    pub async fn log_begun(&self, function: &FunctionName, source: &CodeHash) -> Arc<LiveLog> {
+        let mut submitted = self.inner.submitted.subscribe();
+        loop {
+            if let Some(log) = self.log(function, source) {
+                return log;
+            }
+            // Never closed: the sender is in `self`.
+            let _ = submitted.changed().await;
+        }
+    }
+
     /// Ends all builds and waits until their guests are given up.
     pub async fn stop(&self) {
         self.inner.stop.cancel();
@@ -193,7 +219,6 @@ impl Builds {
             tracing::info!(function = %function.name, error = error.as_str(), "a build failed");
         }
         self.finish(function, build, log, result).await;
-        log.end();
     }
 
     /// What calls are to run, with the key of it; or why there is nothing.
@@ -205,17 +230,20 @@ impl Builds {
     ) -> Result<(CodeHash, String), String> {
         let job = Job::new(&self.inner.parts, &function.name, build)?;
         let key = job.key();
-        let known = self.books().results.get(&key).cloned();
+        let blobs = &self.inner.parts.blobs;
+        let known = self.books().results.get(&key);
+        // Stored again it counts as new, so that it stays until the function refers to it.
         if let Some(known) = known
-            && self.inner.parts.blobs.get(&known).await.is_ok()
+            && let Ok(archive) = blobs.get(&known).await
+            && blobs.put(archive).await.is_ok()
         {
             log.note("built before from the same source by the same builder");
             return Ok((known, key));
         }
         let archive = job.run(log).await?;
-        let stored = self.inner.parts.blobs.put(archive.into()).await;
+        let stored = blobs.put(archive.into()).await;
         let hash = stored.map_err(|error| format!("the result was not stored: {error}"))?;
-        self.books().results.insert(key.clone(), hash.clone());
+        self.books().results.add(key.clone(), hash.clone());
         Ok((hash, key))
     }
 
@@ -241,7 +269,7 @@ impl Builds {
             if before.id != function.id || before.build.as_ref() != Some(build) {
                 return;
             }
-            let after = ended(&before, build, log.tail(LOG_KEPT_LINES), &result);
+            let after = ended(&before, build, log.tail(LOG_KEPT_LINES, LOG_KEPT_BYTES), &result);
             match store.replace_function(&after, before.revision).await {
                 Ok(()) => return self.inner.parts.executor.functions_changed(name).await,
                 Err(StoreError::Changed { .. }) => {}
@@ -251,6 +279,8 @@ impl Builds {
                 }
             }
         }
+        // Who follows it waits for the next start, and does not ask for its end again and again.
+        self.books().builds.retain(|entry| !std::ptr::eq(Arc::as_ptr(&entry.log), log));
         tracing::error!(function = %name, "a build's end was not written; the next start builds it again");
     }
 

@@ -1,7 +1,7 @@
 //! Functions, by name.
 use super::entity::function::{Column, Entity};
 use super::{convert, exists_or_unavailable, layers, unavailable};
-use crate::store::{Page, PageRequest, StoreError};
+use crate::store::{PAGE_MAX, Page, PageRequest, StoreError};
 use nova_domain::{CodeHash, Function, FunctionName};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, DatabaseConnection, EntityTrait, IntoActiveModel, QueryFilter,
@@ -69,13 +69,21 @@ pub(super) async fn delete(db: &DatabaseConnection, name: &FunctionName) -> Resu
 
 pub(super) async fn code_in_use(db: &DatabaseConnection) -> Result<Vec<CodeHash>, StoreError> {
     let mut hashes = BTreeSet::new();
-    for row in Entity::find().all(db).await.map_err(unavailable)? {
-        let function = convert::function(row)?;
-        hashes.extend(function.config.layers.hashes().cloned());
-        hashes.insert(function.code_hash);
-        if let Some(build) = function.build {
-            hashes.extend(build.config.layers.hashes().cloned());
-            hashes.insert(build.source);
+    let mut request = PageRequest { limit: PAGE_MAX, cursor: None };
+    loop {
+        // What changes between two pages is code that was stored lately, which stays in any case.
+        let page = list(db, &request).await?;
+        for function in page.items {
+            hashes.extend(function.config.layers.hashes().cloned());
+            hashes.insert(function.code_hash);
+            if let Some(build) = function.build {
+                hashes.extend(build.config.layers.hashes().cloned());
+                hashes.insert(build.source);
+            }
+        }
+        request.cursor = page.next_cursor;
+        if request.cursor.is_none() {
+            break;
         }
     }
     hashes.extend(layers::list(db).await?.into_iter().map(|layer| layer.hash));

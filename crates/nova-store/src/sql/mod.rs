@@ -27,12 +27,16 @@ use sea_orm_migration::MigratorTrait;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::timeout;
 
 /// Connections to the SQLite file: readers beside the one writer that SQLite allows.
 const SQLITE_CONNECTIONS_MAX: u32 = 4;
 
 /// How long a writer waits for another before it gives up; a batch of records takes milliseconds.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the end of a daemon waits for statements under way: a look at the sizes of logs can take longer.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A store in a SQL database.
 #[derive(Debug, Clone)]
@@ -72,8 +76,13 @@ impl SqlStore {
 
     /// Closes the database for all clones, which leaves its file whole: until then SQLite keeps the
     /// latest changes in a second one beside it. To be called when nobody writes any more.
+    ///
+    /// # Errors
+    /// When a statement is still under way after ten seconds: it ends with the process, without harm.
     pub async fn close(&self) -> Result<(), StoreError> {
-        self.db.close_by_ref().await.map_err(unavailable)
+        let closed = timeout(CLOSE_TIMEOUT, self.db.close_by_ref()).await;
+        let late = |_| StoreError::Unavailable("a statement is still under way".into());
+        closed.map_err(late)?.map_err(unavailable)
     }
 }
 
@@ -126,7 +135,8 @@ impl Store for SqlStore {
         logs: &[LogRecord],
     ) -> Result<(), StoreError> {
         records::append(&self.db, invocations, logs).await?;
-        self.log_size.grew(&self.db, logs).await
+        self.log_size.grew(&self.db, logs);
+        Ok(())
     }
 
     async fn invocations(

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
+use tokio_util::future::FutureExt;
 
 /// How long a reader of a log waits for more of it, before it is told that there is none yet: less
 /// than proxies cut off an answer after.
@@ -23,13 +24,21 @@ const FOLLOW_WAIT: Duration = Duration::from_secs(20);
 pub struct BuildView {
     status: BuildStatus,
     error: Option<String>,
-    /// The end of what it wrote.
-    log: Vec<String>,
+    /// The end of what it wrote; not in lists, which would be many times as long with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<Vec<String>>,
 }
 
 impl From<Build> for BuildView {
     fn from(build: Build) -> Self {
-        Self { status: build.status, error: build.error, log: build.log }
+        Self { status: build.status, error: build.error, log: Some(build.log) }
+    }
+}
+
+impl BuildView {
+    /// As it is in a list.
+    pub fn without_log(self) -> Self {
+        Self { log: None, ..self }
     }
 }
 
@@ -95,6 +104,12 @@ pub struct BuildLogView {
     next: usize,
 }
 
+/// What comes within [`FOLLOW_WAIT`], or before the daemon stops: nothing new is an answer as well.
+async fn awaited<T>(api: &Api, what: impl Future<Output = T>) -> Option<T> {
+    let what = timeout(FOLLOW_WAIT, what);
+    what.with_cancellation_token(&api.draining).await?.ok()
+}
+
 /// `GET /functions/{name}/build`: the log of the last build from line `after` on, while it grows.
 pub async fn get(
     State(api): State<Arc<Api>>,
@@ -110,16 +125,21 @@ pub async fn get(
         };
         functions::find(&api, &name).await?.build.ok_or_else(none)
     };
-    let build = build_of().await?;
-    let Some(log) = api.builds.log(&name, &build.source) else {
+    let waits = wait == Some(true);
+    let mut build = build_of().await?;
+    let mut log = api.builds.log(&name, &build.source);
+    if log.is_none() && waits && build.status == BuildStatus::Pending {
+        log = awaited(&api, api.builds.log_begun(&name, &build.source)).await;
+        build = build_of().await?;
+    }
+    let Some(log) = log else {
         // Of an earlier daemon's build only the end is left.
         let lines: Vec<String> = build.log.iter().skip(from).cloned().collect();
         let next = build.log.len();
         return Ok(Json(BuildLogView { status: build.status, error: build.error, lines, next }));
     };
-    if wait == Some(true) {
-        // Nothing new in this time is an answer as well.
-        let _ = timeout(FOLLOW_WAIT, log.changed(from)).await;
+    if waits {
+        awaited(&api, log.changed(from)).await;
     }
     let part = log.part(from);
     // The end of a build is in the store before its log ends.

@@ -265,6 +265,14 @@ pub struct FunctionView {
     updated_at: DateTime<Utc>,
 }
 
+impl FunctionView {
+    /// As it is in a list.
+    pub fn listed(function: Function) -> Self {
+        let view = Self::from(function);
+        Self { build: view.build.map(BuildView::without_log), ..view }
+    }
+}
+
 impl From<Function> for FunctionView {
     fn from(function: Function) -> Self {
         let status = function.status();

@@ -121,7 +121,7 @@ pub async fn list(
         Some(names) => those_of(&api, names, &page).await?,
         None => api.store.functions(&page).await?,
     };
-    let items = found.items.into_iter().map(FunctionView::from).collect();
+    let items = found.items.into_iter().map(FunctionView::listed).collect();
     Ok(Json(Paged { items, next_cursor: found.next_cursor }))
 }
 

@@ -1,7 +1,7 @@
 //! Source is built in the background; what is served meanwhile and afterwards, and what is refused.
 use super::fixture::{Answer, Fixture};
 use axum::http::Method;
-use nova_domain::FunctionName;
+use nova_domain::{Build, CodeHash, FunctionName};
 use serde_json::{Value, json};
 
 /// Source of a function whose handler says what becomes of its build; see the fixture's driver.
@@ -38,6 +38,8 @@ async fn source_is_answered_at_once_and_called_when_it_is_built() {
     assert_eq!(lines, ["compiling"]);
     assert_eq!(function["status"], "ready");
     assert_eq!(function["build"], json!({"status": "ready", "error": null, "log": ["compiling"]}));
+    let listed = fixture.get("/functions").await.json()["items"][0]["build"].clone();
+    assert_eq!(listed, json!({"status": "ready", "error": null}), "a list has no logs");
     assert_eq!(function["version"], 1);
     assert_ne!(function["code_hash"], created.json()["code_hash"]);
     assert_eq!(invoke(&fixture, "f").await.json()["output"], json!({"n": 1}));
@@ -52,6 +54,31 @@ async fn the_same_source_is_compiled_once() {
     let (lines, two) = built(&fixture, "two").await;
     assert!(lines[0].contains("built before"), "{lines:?}");
     assert_eq!((&two["status"], &two["code_hash"]), (&json!("ready"), &one["code_hash"]));
+}
+
+#[tokio::test]
+async fn a_result_that_is_used_again_is_not_collected_before_its_function_refers_to_it() {
+    let fixture = Fixture::new().await;
+    fixture.post("/functions", source("one", "handler")).await;
+    let (_, one) = built(&fixture, "one").await;
+    let blobs = fixture.blobs().await;
+    let next = fixture.builds(blobs.clone());
+    next.resume().await.unwrap();
+    // The same source is to be built once more.
+    let name = FunctionName::parse("one").unwrap();
+    let mut two = fixture.api.store.function(&name).await.unwrap().unwrap();
+    let revision = two.revision;
+    let build = two.build.take().unwrap();
+    two.build = Some(Build::pending(build.kind, build.source.clone(), build.config));
+    two.revision += 1;
+    fixture.api.store.replace_function(&two, revision).await.unwrap();
+    next.submit(two);
+    let log = next.log(&name, &build.source).unwrap();
+    log.changed(usize::MAX).await;
+    assert!(log.part(0).lines[0].contains("built before"), "{log:?}");
+    blobs.retain(&[]).await.unwrap();
+    let hash = CodeHash::try_from(one["code_hash"].as_str().unwrap().to_owned()).unwrap();
+    assert!(blobs.get(&hash).await.is_ok(), "it counts as new");
 }
 
 #[tokio::test]
@@ -114,10 +141,70 @@ async fn a_build_that_a_daemon_left_pending_is_begun_again_by_the_next() {
         build.config.handler = "handler".into();
     }
     fixture.api.store.replace_function(&left, revision).await.unwrap();
-    let next = fixture.builds();
+    let next = fixture.builds(fixture.blobs().await);
     next.resume().await.unwrap();
     let ready = |function: &Value| function["status"] == "ready";
     fixture.until("/functions/f", ready).await;
+}
+
+#[tokio::test]
+async fn however_many_builds_wait_each_can_be_followed_and_cancelled() {
+    let fixture = Fixture::new().await;
+    for n in 0..70 {
+        fixture.post("/functions", source(&format!("f{n}"), "hangs")).await;
+    }
+    let name = FunctionName::parse("f0").unwrap();
+    let build = fixture.api.store.function(&name).await.unwrap().unwrap().build.unwrap();
+    let log = fixture.api.builds.log(&name, &build.source).expect("the first is still known");
+    assert!(!log.has_ended());
+    fixture.api.builds.stop().await;
+    assert!(log.has_ended(), "nobody waits for more of it");
+}
+
+#[tokio::test]
+async fn a_daemon_that_stops_does_not_wait_for_those_who_follow_builds() {
+    let fixture = Fixture::new().await;
+    fixture.post("/functions", source("f", "hangs")).await;
+    fixture.api.draining.cancel();
+    let follow = fixture.get("/functions/f/build?after=1&wait=true");
+    let stopped = async {
+        // Far less than a reader waits, and far more than these calls take.
+        let others = (0..50).map(|_| fixture.get("/functions/f"));
+        for other in others {
+            other.await;
+        }
+    };
+    tokio::select! {
+        part = follow => assert_eq!(part.json()["status"], "pending"),
+        () = stopped => panic!("the reader was not answered"),
+    }
+    fixture.api.builds.stop().await;
+}
+
+#[tokio::test]
+async fn who_follows_a_build_before_it_is_begun_waits_for_it() {
+    let fixture = Fixture::new().await;
+    fixture.post("/functions", source("f", "handler")).await;
+    built(&fixture, "f").await;
+    let name = FunctionName::parse("f").unwrap();
+    let mut left = fixture.api.store.function(&name).await.unwrap().unwrap();
+    let revision = left.revision;
+    let build = left.build.take().unwrap();
+    // What the daemon before this one left, of which this one knows nothing yet.
+    let other = CodeHash::of(b"other source");
+    left.build = Some(Build::pending(build.kind, other, build.config));
+    left.revision += 1;
+    fixture.api.store.replace_function(&left, revision).await.unwrap();
+    let follow = fixture.get("/functions/f/build?wait=true");
+    let begin = async {
+        // Meanwhile a reader who does not wait has its answer.
+        for _ in 0..20 {
+            fixture.get("/functions/f").await;
+        }
+        fixture.api.builds.submit(left);
+    };
+    let (part, ()) = tokio::join!(follow, begin);
+    assert_eq!(part.json()["lines"], json!(["compiling"]));
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ pub struct Fixture {
     pub api: Arc<Api>,
     router: Router,
     key: String,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 /// What came back.
@@ -122,17 +122,23 @@ impl Fixture {
             draining: CancellationToken::new(),
         });
         let router = router(api.clone());
-        let mut fixture = Self { api, router, key: String::new(), _directory: directory };
+        let mut fixture = Self { api, router, key: String::new(), directory };
         fixture.key = fixture.key_of(Role::Admin, &[]).await;
         fixture
     }
 
+    /// The code of a daemon that starts over the same state: nothing of it counts as new.
+    pub async fn blobs(&self) -> Arc<dyn Blobs> {
+        let directory = self.directory.path().join("blobs");
+        Arc::new(DirectoryBlobs::open(directory).await.unwrap())
+    }
+
     /// The builds of a daemon that starts over the same state.
-    pub fn builds(&self) -> Builds {
+    pub fn builds(&self, blobs: Arc<dyn Blobs>) -> Builds {
         Builds::new(BuildParts {
             driver: Arc::new(FakeDriver),
             store: self.api.store.clone(),
-            blobs: self.api.blobs.clone(),
+            blobs,
             catalog: self.api.catalog.clone(),
             executor: self.api.executor.clone(),
             network: BuildNetwork::default(),
