@@ -7,7 +7,7 @@ use crate::directory::Directory;
 use crate::exec::{self, LogSink};
 use crate::metrics::Metrics;
 use crate::plan::Plan;
-use crate::pool::{AcquireError, Lease, Pool};
+use crate::pool::{AcquireError, Lease, Pool, Reserved};
 use crate::recorder::Recorder;
 use crate::{BootFailure, EngineConfig, InvokeError, MetricsSnapshot, Stats, VmPhase};
 use nova_domain::{FunctionName, Invocation, Outcome, SecretName};
@@ -198,6 +198,11 @@ impl Executor {
     /// and records, who have just called.
     pub async fn records_written(&self, within: Duration) -> bool {
         self.shared.recorder.flush(within).await
+    }
+
+    /// Room for a guest that is not for calls, once there is some: see [`Pool::reserve`].
+    pub(crate) async fn reserve(&self, memory_mb: u64) -> Reserved {
+        self.shared.pool.reserve(memory_mb).await
     }
 
     /// The pool at this moment.

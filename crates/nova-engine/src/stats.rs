@@ -55,7 +55,7 @@ pub struct Stats {
     pub vms: Vec<VmStats>,
     /// Callers that wait for a VM.
     pub waiting: usize,
-    /// What admission counts for all VMs, MiB.
+    /// What admission counts for all VMs and for builds, MiB.
     pub memory_mb: u64,
     /// The limit of that.
     pub memory_max_mb: u64,

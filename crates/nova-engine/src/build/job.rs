@@ -1,5 +1,7 @@
 //! One build: which image and command it takes, its guest, and what may come out of it.
 use super::{BuildParts, LiveLog};
+use crate::Executor;
+use crate::pool::Reserved;
 use nova_domain::{
     Build, BuildKind, CodeHash, FunctionConfig, FunctionErrorKind, FunctionName, Limits, Mode,
     NetworkPolicy, RequestId,
@@ -11,6 +13,7 @@ use nova_vm::{ExecError, ExecRequest, MicroVm, VmDriver, VmId, VmSpec};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -31,6 +34,7 @@ const QUOTED_BYTES: usize = 4096;
 /// A build that is possible here.
 pub(super) struct Job<'a> {
     driver: Arc<dyn VmDriver>,
+    executor: Executor,
     function: &'a FunctionName,
     source: &'a CodeHash,
     builder: BuilderRecord,
@@ -73,8 +77,9 @@ impl<'a> Job<'a> {
                 words.iter().map(|word| word.replace("{handler}", &config.handler)).collect()
             }
         };
-        let (driver, source) = (Arc::clone(&parts.driver), &build.source);
-        Ok(Self { driver, function, source, builder, command, env, network, program })
+        let (driver, executor) = (Arc::clone(&parts.driver), parts.executor.clone());
+        let source = &build.source;
+        Ok(Self { driver, executor, function, source, builder, command, env, network, program })
     }
 
     /// A hash of all that the result depends on.
@@ -87,6 +92,7 @@ impl<'a> Job<'a> {
 
     /// Runs it, and returns the canonical archive of the result; or says why there is none.
     pub async fn run(&self, log: &LiveLog) -> Result<Vec<u8>, String> {
+        let _room = self.room(log).await;
         let guest = self.driver.boot(self.spec()).await;
         let guest = guest.map_err(|error| format!("the build was not started: {error}"))?;
         let result = self.run_in(guest.as_ref(), log).await;
@@ -97,6 +103,21 @@ impl<'a> Job<'a> {
                 .await;
         let read = read.map_err(|error| format!("the result was not read: {error}"))?;
         read.map_err(|error| format!("the result of the build is not accepted: {error}"))
+    }
+
+    /// Waits until there is room for the guest beside those of functions.
+    async fn room(&self, log: &LiveLog) -> Reserved {
+        let memory_mb = self.builder.build.memory_mb;
+        let all_mb = u64::from(memory_mb) + u64::from(self.driver.overhead_mb(memory_mb));
+        let mut room = pin!(self.executor.reserve(all_mb));
+        tokio::select! {
+            biased;
+            room = &mut room => room,
+            () = std::future::ready(()) => {
+                log.note("the build waits until functions leave memory for it");
+                room.await
+            }
+        }
     }
 
     async fn run_in(&self, guest: &dyn MicroVm, log: &LiveLog) -> Result<Vec<u8>, String> {

@@ -32,7 +32,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Builds at once: each takes as much memory as its recipe says, on top of what functions have.
+/// Builds at once: each takes as much memory as its recipe says from what functions may have.
 const BUILDS_AT_ONCE: usize = 2;
 /// Lines of the log that are kept with the function.
 const LOG_KEPT_LINES: usize = 200;
@@ -55,7 +55,7 @@ pub struct BuildParts {
     pub blobs: Arc<dyn Blobs>,
     /// Builder images of this host.
     pub catalog: Arc<RuntimeCatalog>,
-    /// Told when a function runs something else.
+    /// Has room for guests, and is told when a function runs something else.
     pub executor: Executor,
     /// What builds that fetch packages may reach.
     pub network: BuildNetwork,

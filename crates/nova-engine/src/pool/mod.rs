@@ -12,11 +12,13 @@
 mod acquire;
 mod lease;
 pub(crate) mod policy;
+mod reserved;
 mod ticker;
 mod vm;
 
 pub(crate) use acquire::AcquireError;
 pub(crate) use lease::{Lease, ms};
+pub(crate) use reserved::Reserved;
 
 use crate::metrics::Metrics;
 use crate::plan::Plan;
@@ -25,7 +27,7 @@ use acquire::Caller;
 use lease::Waited;
 use nova_domain::FunctionName;
 use nova_vm::{VmDriver, VmId};
-use policy::{Action, Event, Limits, PoolState, Room, VmNumber, WaiterId};
+use policy::{Action, Event, Limits, PoolState, ReservationId, Room, VmNumber, WaiterId};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -52,6 +54,10 @@ struct Inner {
     books: Mutex<Books>,
     /// Wakes the ticker where it must tick earlier than it thinks.
     ticker: Arc<Notify>,
+    /// Held by whoever waits for room to be reserved; the last who did.
+    reserving: tokio::sync::Mutex<ReservationId>,
+    /// Wakes whoever waits for that.
+    roomier: Notify,
     /// One task per VM.
     tasks: TaskTracker,
     /// Cancelled when a drain's time is over: ends boots and calls.
@@ -93,6 +99,8 @@ impl Pool {
             epoch: Instant::now(),
             books: Mutex::new(books),
             ticker: Arc::default(),
+            reserving: tokio::sync::Mutex::default(),
+            roomier: Notify::new(),
             tasks: TaskTracker::new(),
             cut_off: CancellationToken::new(),
         });
@@ -180,6 +188,10 @@ impl Pool {
         failure: Option<Arc<BootFailure>>,
     ) {
         let now = self.now();
+        let roomier = matches!(
+            event,
+            Event::Stopped { .. } | Event::BootFailed { .. } | Event::Unreserve { .. }
+        );
         let mut unclaimed = Vec::new();
         for action in books.state.handle(event, now) {
             match action {
@@ -203,6 +215,9 @@ impl Pool {
             self.inner.ticker.notify_one();
         }
         drop(books);
+        if roomier {
+            self.inner.roomier.notify_one();
+        }
         // Leases of callers who left: dropped without the lock, because that takes it.
         drop(unclaimed);
     }

@@ -31,16 +31,20 @@ mod lifecycle;
 mod model;
 #[cfg(test)]
 mod property_tests;
+mod reservations;
 mod retirement;
 #[cfg(test)]
 mod tests;
 mod types;
 mod waiting;
 
-pub use types::{Action, Event, Limits, Millis, Refusal, Room, Shape, VmNumber, VmView, WaiterId};
+pub use types::{
+    Action, Event, Limits, Millis, Refusal, ReservationId, Room, Shape, VmNumber, VmView, WaiterId,
+};
 
 use crate::VmPhase;
 use nova_domain::FunctionName;
+use reservations::Reservations;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Everything the pool knows.
@@ -50,7 +54,7 @@ pub struct PoolState {
     functions: BTreeMap<FunctionName, Function>,
     vms: BTreeMap<VmNumber, Vm>,
     vms_made: u64,
-    /// What all of `vms` take.
+    /// What all of `vms` take, and what is reserved.
     used: Room,
     /// What of it is on its way back: VMs that are stopping.
     stopping: Room,
@@ -68,6 +72,7 @@ pub struct PoolState {
     /// The function for whose next boot VMs in use must make way, and how many VMs it has or will
     /// have once those that stop have stopped.
     yield_for: Option<(FunctionName, u32)>,
+    reservations: Reservations,
     draining: bool,
 }
 
@@ -137,6 +142,7 @@ impl PoolState {
             short: BTreeSet::new(),
             deadlines: BTreeMap::new(),
             yield_for: None,
+            reservations: Reservations::default(),
             draining: false,
         }
     }
@@ -158,6 +164,8 @@ impl PoolState {
             Event::Released { vm, reusable } => self.released(vm, reusable, now, &mut actions),
             Event::Died { vm } => self.died(vm, now, &mut actions),
             Event::Stopped { vm } => self.remove(vm, now),
+            Event::Reserve { id, room } => self.reserve(id, room),
+            Event::Unreserve { id } => self.unreserve(id),
             Event::Tick => {
                 self.expire_waiters(now, &mut actions);
                 self.expire_idle(now, &mut actions);
@@ -205,7 +213,7 @@ impl PoolState {
         self.hungry.iter().filter_map(|name| self.functions.get(name)).map(|f| f.queue.len()).sum()
     }
 
-    /// What the VMs take.
+    /// What the VMs take, and what is reserved.
     pub fn used(&self) -> Room {
         self.used
     }

@@ -1,6 +1,6 @@
 //! `/functions/{name}/code`, and how code that was sent becomes a stored archive.
 //!
-//! Unpacking an upload takes a few hundred MiB at most; [`CODE_JOBS`] bounds how many do so at once.
+//! Packing or unpacking code takes a few hundred MiB at most; [`CODE_JOBS`] bounds how many do so at once.
 use super::body::{self, Limit, Received};
 use super::builds;
 use super::change;
@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::io::AsyncReadExt;
 
-/// Uploads that are unpacked at once: each may take as much memory as `UNPACKED_MAX_BYTES` twice.
+/// Code that is packed or unpacked at once: each may take as much memory as `UNPACKED_MAX_BYTES` twice.
 pub const CODE_JOBS: usize = 2;
 
 /// Bytes of an archive that are read at once to be sent.
@@ -98,16 +98,7 @@ pub async fn store_given(
             return Err(InvalidField::new("code_path", "given beside code", hint).into());
         }
         (Some(code), None) => code.into_upload()?,
-        (None, Some(path)) => {
-            let path = allowed_path(&api.settings.code_paths, &path)?;
-            let program = pack::program_path(config.mode, &config.handler, pack::ending(&path));
-            let packed = tokio::task::spawn_blocking(move || pack::pack(&path, &program)).await;
-            let packed =
-                packed.map_err(|error| Problem::internal("packing code failed", &error))?;
-            Upload::Archive(packed.map_err(|error| {
-                InvalidField::new("code_path", error.to_string(), "correct it and try again")
-            })?)
-        }
+        (None, Some(path)) => Upload::Path(allowed_path(&api.settings.code_paths, &path)?),
     };
     store(api, upload, config).await.map(Some)
 }
@@ -184,6 +175,7 @@ async fn store(api: &Api, upload: Upload, config: &FunctionConfig) -> Result<Sto
             let archive = match upload {
                 Upload::Inline(text) => canonicalise(&text, inline)?,
                 Upload::Archive(bytes) => canonicalise(&bytes, UploadKind::Archive)?,
+                Upload::Path(path) => canonicalise(&packed(&path, &config)?, UploadKind::Archive)?,
             };
             let (archive, kind) = match source::find(archive, &config, &rules)? {
                 Found::ToBuild(kind, archive) => (archive, Some(kind)),
@@ -202,6 +194,14 @@ async fn store(api: &Api, upload: Upload, config: &FunctionConfig) -> Result<Sto
     Ok(match kind {
         Some(kind) => StoredCode::ToBuild(kind, hash),
         None => StoredCode::Program(hash),
+    })
+}
+
+/// Code from the daemon's own file system as an archive, all of it in memory.
+fn packed(path: &Path, config: &FunctionConfig) -> Result<Vec<u8>, InvalidField> {
+    let program = pack::program_path(config.mode, &config.handler, pack::ending(path));
+    pack::pack(path, &program).map_err(|error| {
+        InvalidField::new("code_path", error.to_string(), "correct it and try again")
     })
 }
 

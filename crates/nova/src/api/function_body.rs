@@ -14,6 +14,7 @@ use nova_domain::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use uuid::Uuid;
 
 /// What a client sends.
@@ -111,6 +112,8 @@ pub enum Upload {
     Inline(Vec<u8>),
     /// A tar.gz, zip or tar.
     Archive(Vec<u8>),
+    /// A file or directory of the daemon's own file system, which may be read.
+    Path(PathBuf),
 }
 
 impl CodeBody {

@@ -17,6 +17,7 @@ impl PoolState {
     /// Starts the boots that callers need and the host has room for; has room made for the next.
     pub(super) fn settle(&mut self, now: Millis, actions: &mut Vec<Action>) {
         self.yield_for = None;
+        self.grant_reservation(now, actions);
         if self.boot_for_callers(now, actions) {
             self.boot_ahead(now, actions);
         }
@@ -30,7 +31,7 @@ impl PoolState {
         let mut line: BTreeSet<Place> =
             self.hungry.iter().filter_map(|name| self.place(name, 0)).collect();
         // What the boots that must wait will have once VMs have stopped.
-        let mut soon = self.free_room().with(self.stopping);
+        let mut soon = self.limits.room.without(self.used.without(self.stopping));
         let mut waiting = 0;
         while let Some((share, _, _, name)) = line.pop_first() {
             let need = self.need(&name);
@@ -118,7 +119,7 @@ impl PoolState {
     }
 
     /// The VM that idles longest; one that `min_replicas` keeps only where all are kept.
-    fn least_useful_idle(&self) -> Option<VmNumber> {
+    pub(super) fn least_useful_idle(&self) -> Option<VmNumber> {
         let mut idle = self.idle.iter().map(|(_, number)| *number);
         idle.clone().find(|number| !self.is_kept(*number)).or_else(|| idle.next())
     }

@@ -244,7 +244,8 @@ impl World {
     fn check(&self, event: &Event) {
         let memory_mb = self.guests.values().map(|guest| guest.memory_mb).sum::<u64>();
         let used = Room { vms: self.guests.len() as u32, memory_mb };
-        assert_eq!(self.state.used(), used, "the books are right");
+        let reserved = self.state.reserved();
+        assert_eq!(self.state.used(), used.with(reserved), "the books are right");
         assert!(self.limits.room.fits(used), "the host is never overfilled");
         let booting = self.at(GuestStage::Booting).len();
         assert!(booting <= self.limits.boots_max as usize, "too many boots at a time");

@@ -15,6 +15,10 @@ pub struct WaiterId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VmNumber(pub u64);
 
+/// Names who reserves room.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReservationId(pub u64);
+
 /// The limits of the host.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -54,6 +58,11 @@ impl Room {
             vms: self.vms.saturating_sub(other.vms),
             memory_mb: self.memory_mb.saturating_sub(other.memory_mb),
         }
+    }
+
+    /// The part of `other` that is not more than this.
+    pub fn at_most(self, other: Self) -> Self {
+        Self { vms: self.vms.min(other.vms), memory_mb: self.memory_mb.min(other.memory_mb) }
     }
 
     /// Both together.
@@ -146,6 +155,19 @@ pub enum Event {
     Stopped {
         /// The VM.
         vm: VmNumber,
+    },
+    /// Room is wanted for a guest that is not one of these VMs. Nobody else may want any before it is
+    /// there or given up.
+    Reserve {
+        /// Who wants it.
+        id: ReservationId,
+        /// How much.
+        room: Room,
+    },
+    /// That room is not needed any more.
+    Unreserve {
+        /// Who wanted it.
+        id: ReservationId,
     },
     /// Time has passed.
     Tick,

@@ -119,12 +119,15 @@ async fn an_update_that_does_not_build_changes_nothing_of_what_serves() {
 async fn a_function_that_is_being_built_is_neither_called_nor_changed_and_can_be_deleted() {
     let fixture = Fixture::new().await;
     fixture.post("/functions", source("f", "hangs")).await;
+    // 512 MiB of its recipe and 16 of the backend's.
+    fixture.until("/stats", |stats| stats["memory_mb"] == 528).await;
     let (status, code, _) = invoke(&fixture, "f").await.problem();
     assert_eq!((status, code.as_str()), (409, "build_pending"));
     let change = json!({"memory_mb": 256}).to_string();
     let (status, code, _) = fixture.send(Method::PATCH, "/functions/f", change).await.problem();
     assert_eq!((status, code.as_str()), (409, "build_in_progress"));
     assert_eq!(fixture.send(Method::DELETE, "/functions/f", "").await.status, 204);
+    fixture.until("/stats", |stats| stats["memory_mb"] == 0).await;
     fixture.api.builds.stop().await;
 }
 

@@ -1,5 +1,6 @@
 //! Code as an archive: what is taken, what is refused, what comes back.
 use super::fixture::{Fixture, function};
+use crate::api::CODE_JOBS;
 use axum::http::{Method, StatusCode};
 use base64::Engine;
 use flate2::Compression;
@@ -183,6 +184,28 @@ async fn code_is_read_from_a_listed_directory_only() {
     let path = allowed.path().join("hello.py").display().to_string();
     let answer = fixture.post("/functions", body(&path)).await;
     assert_eq!(answer.json()["code_hash"], inline["code_hash"]);
+}
+
+#[tokio::test]
+async fn code_of_the_daemons_own_files_is_packed_when_its_turn_comes() {
+    let allowed = tempfile::tempdir().unwrap();
+    let file = allowed.path().join("hello.py");
+    std::fs::write(&file, "print(0)").unwrap();
+    let directory = allowed.path().canonicalize().unwrap();
+    let fixture = Fixture::with_settings(|settings| settings.code_paths.push(directory)).await;
+    let inline = fixture.create("inline").await;
+    let turns = fixture.api.code_jobs.acquire_many(CODE_JOBS as u32).await.unwrap();
+    let body = json!({ "name": "hello", "runtime": "python", "code_path": file });
+    let create = fixture.post("/functions", body);
+    let others = async {
+        for _ in 0..20 {
+            fixture.get("/functions/inline").await;
+        }
+        std::fs::write(&file, "print(1)").unwrap();
+        drop(turns);
+    };
+    let (answer, ()) = tokio::join!(create, others);
+    assert_eq!(answer.json()["code_hash"], inline["code_hash"], "it is what was there then");
 }
 
 #[tokio::test]
