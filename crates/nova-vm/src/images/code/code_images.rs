@@ -25,13 +25,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, Semaphore};
 
 /// Most bytes that are kept on disk beside what guests run: a score of the largest, thousands of the usual
 /// size. Each is made again in a second or so.
 const KEPT_MAX_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// Archives that are fetched and unpacked at once, whatever functions they belong to: each takes its
-/// unpacked size twice in memory, and a second one would gain nothing on the same disk.
+/// unpacked size twice in memory, and a second one would gain nothing on the same disk. One whose caller
+/// goes away counts until it is out of memory.
 const UNPACKED_AT_ONCE: usize = 1;
 /// Prefix of what is not finished.
 const MAKING_PREFIX: &str = ".making-";
@@ -47,7 +49,7 @@ pub struct CodeImages {
     made: Mutex<Made>,
     kept_max_bytes: u64,
     /// [`UNPACKED_AT_ONCE`]; in order of arrival.
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
 }
 
 /// Code in its mountable form. It stays on disk for as long as anybody has this value.
@@ -96,7 +98,7 @@ impl CodeImages {
             std::fs::write(&boot_id_file, boot_id)?;
         }
         let made = Mutex::new(Made::found_in(&directory)?);
-        let turns = Semaphore::new(UNPACKED_AT_ONCE);
+        let turns = Arc::new(Semaphore::new(UNPACKED_AT_ONCE));
         let images = Self { directory, source, made, kept_max_bytes: KEPT_MAX_BYTES, turns };
         drop(images.take_surplus()?);
         Ok(images)
@@ -173,14 +175,18 @@ impl CodeImages {
         if tokio::fs::try_exists(&path).await? {
             return Self::count(path).await;
         }
-        let turn = self.turns.acquire().await.map_err(io::Error::other)?;
-        let archive = self.source.fetch(hash).await?;
+        let turn = self.turns.clone().acquire_owned().await.map_err(io::Error::other)?;
         let (making, expected) = (self.temporary()?, hash.clone());
+        let (source, runtime) = (self.source.clone(), Handle::current());
+        // Goes to its end even if nobody waits for it any more, so that the turn goes with it.
         let making = tokio::task::spawn_blocking(move || {
-            unpack_verified(&archive, &expected, &making.path().join("code")).map(|()| making)
+            let archive = runtime.block_on(source.fetch(&expected))?;
+            let unpacked = unpack_verified(&archive, &expected, &making.path().join("code"));
+            drop(archive);
+            drop(turn);
+            unpacked.map(|()| making)
         })
         .await??;
-        drop(turn);
         let unpacked = making.path().join("code");
         match form {
             Form::Directory => tokio::fs::rename(unpacked, &path).await?,
@@ -266,28 +272,61 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    use tokio::sync::Notify;
 
-    /// Hands out one archive under every hash, counts how often, and notes if two were fetched at once.
+    /// Hands out one archive under every hash that has none of its own, counts how often, and notes if
+    /// two were in memory at once.
     #[derive(Default)]
     struct Stored {
         archive: Bytes,
+        own: HashMap<CodeHash, Bytes>,
         fetched: AtomicU32,
-        fetching: AtomicU32,
+        in_memory: Arc<AtomicU32>,
         together: AtomicBool,
+        /// The first to be fetched says that it has begun, and waits.
+        gate: Option<Gate>,
+    }
+
+    #[derive(Default)]
+    struct Gate {
+        reached: Notify,
+        open: Notify,
+    }
+
+    /// An archive that counts for as long as anybody has it.
+    struct Counted(Bytes, Arc<AtomicU32>);
+
+    impl AsRef<[u8]> for Counted {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.1.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     #[async_trait::async_trait]
     impl CodeSource for Stored {
-        async fn fetch(&self, _: &CodeHash) -> io::Result<Bytes> {
-            self.fetched.fetch_add(1, Ordering::Relaxed);
-            if self.fetching.fetch_add(1, Ordering::Relaxed) > 0 {
+        async fn fetch(&self, hash: &CodeHash) -> io::Result<Bytes> {
+            let is_first = self.fetched.fetch_add(1, Ordering::Relaxed) == 0;
+            if self.in_memory.fetch_add(1, Ordering::Relaxed) > 0 {
                 self.together.store(true, Ordering::Relaxed);
             }
-            tokio::task::yield_now().await;
-            self.fetching.fetch_sub(1, Ordering::Relaxed);
-            match self.archive.is_empty() {
+            let archive = self.own.get(hash).unwrap_or(&self.archive).clone();
+            let counted = Counted(archive, self.in_memory.clone());
+            match &self.gate {
+                Some(gate) if is_first => {
+                    gate.reached.notify_one();
+                    gate.open.notified().await;
+                }
+                _ => tokio::task::yield_now().await,
+            }
+            match counted.0.is_empty() {
                 true => Err(io::Error::new(io::ErrorKind::NotFound, "no such blob")),
-                false => Ok(self.archive.clone()),
+                false => Ok(Bytes::from_owner(counted)),
             }
         }
     }
@@ -321,6 +360,12 @@ mod tests {
         canonicalise(b"#!/bin/sh\n", UploadKind::Inline { handler: "bin/run" }).unwrap()
     }
 
+    /// One of many programs.
+    fn numbered(n: u8) -> Vec<u8> {
+        let text = [b"#!/bin/sh\n", [n].as_slice()].concat();
+        canonicalise(&text, UploadKind::Inline { handler: "run" }).unwrap()
+    }
+
     #[tokio::test]
     async fn code_is_unpacked_for_a_user_who_is_not_its_owner() {
         let bench = bench(program());
@@ -344,12 +389,33 @@ mod tests {
 
     #[tokio::test]
     async fn the_code_of_many_functions_is_in_memory_one_at_a_time() {
-        let bench = bench(program());
-        let images = bench.images();
-        let hashes: Vec<_> = (0..20_u8).map(|n| CodeHash::of(&[n])).collect();
-        futures::future::join_all(hashes.iter().map(|hash| images.directory(hash))).await;
+        let mut bench = bench(program());
+        let archives = (0..20).map(numbered);
+        let own = archives.map(|archive| (CodeHash::of(&archive), archive.into())).collect();
+        bench.stored = Arc::new(Stored { own, ..Stored::default() });
+        let (images, hashes) = (bench.images(), bench.stored.own.keys());
+        let made = futures::future::join_all(hashes.map(|hash| images.directory(hash))).await;
+        assert!(made.iter().all(Result::is_ok), "{made:?}");
         assert_eq!(bench.stored.fetched.load(Ordering::Relaxed), 20);
-        assert!(!bench.stored.together.load(Ordering::Relaxed), "two were fetched at once");
+        assert!(!bench.stored.together.load(Ordering::Relaxed), "two were in memory at once");
+    }
+
+    #[tokio::test]
+    async fn code_whose_caller_went_away_counts_until_it_is_out_of_memory() {
+        let mut bench = bench(program());
+        let archive = bench.stored.archive.clone();
+        let gate = Some(Gate::default());
+        bench.stored = Arc::new(Stored { archive, gate, ..Stored::default() });
+        let (images, gate) = (bench.images(), bench.stored.gate.as_ref().unwrap());
+        tokio::select! {
+            made = images.directory(&bench.hash) => panic!("{made:?}"),
+            () = gate.reached.notified() => {}
+        }
+        let turns_left = images.turns.available_permits();
+        gate.open.notify_one();
+        assert_eq!(turns_left, 0, "its turn ended with its caller");
+        images.directory(&bench.hash).await.unwrap();
+        assert!(!bench.stored.together.load(Ordering::Relaxed), "two were in memory at once");
     }
 
     #[tokio::test]
@@ -374,20 +440,16 @@ mod tests {
 
     #[tokio::test]
     async fn the_longest_unused_goes_and_what_a_guest_runs_stays() {
-        let program = |n: u8| {
-            let text = [b"#!/bin/sh\n", [n].as_slice()].concat();
-            canonicalise(&text, UploadKind::Inline { handler: "run" }).unwrap()
-        };
-        let mut bench = bench(program(b'0'));
+        let mut bench = bench(numbered(b'0'));
         let mut images = bench.images();
         let running = images.directory(&bench.hash).await.unwrap();
         // Room for three of them.
         images.kept_max_bytes = 3 * running.bytes;
         let mut made = vec![running.path().to_owned()];
         for n in [b'1', b'2', b'1', b'3'] {
-            bench.stored = Arc::new(Stored { archive: program(n).into(), ..Stored::default() });
+            bench.stored = Arc::new(Stored { archive: numbered(n).into(), ..Stored::default() });
             images.source = bench.stored.clone();
-            let image = images.directory(&CodeHash::of(&program(n))).await.unwrap();
+            let image = images.directory(&CodeHash::of(&numbered(n))).await.unwrap();
             made.push(image.path().to_owned());
         }
         let there: Vec<_> = made.iter().map(|path| path.exists()).collect();
