@@ -1,13 +1,17 @@
 //! The result of a build on its way from the guest: chunks under credit, put together within a limit.
 //!
 //! What a guest can make the host hold is the credit that it was given and what was taken in so far,
-//! and that is bounded by the caller's limit: whoever exceeds either ends the export, or the line.
+//! and that is bounded by the caller's limit: whoever exceeds either ends the export, or the line. How
+//! long it can keep the caller is bounded by [`EXPORT_WITHIN`], whatever it sends.
 use super::{AgentLine, EXEC_GRACE_MS, Expected, refusal};
 use crate::driver::ExecError;
 use nova_proto::{CREDIT_BYTES, Chunk, Credit, Message, Reply};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+
+/// How long all of a result may take: the largest that is asked for, of about 320 MiB, at a MiB per second.
+const EXPORT_WITHIN: Duration = Duration::from_secs(320);
 
 /// The reader's end of an export in the table of calls.
 #[derive(Debug)]
@@ -56,8 +60,17 @@ impl AgentLine {
     /// Dropping the future ends the export in the guest.
     ///
     /// # Errors
-    /// [`ExecError::Refused`] where the guest refuses, or has more than `limit` bytes.
+    /// [`ExecError::Refused`] where the guest refuses, or has more than `limit` bytes;
+    /// [`ExecError::Silent`] where it stops in the middle, [`ExecError::Protocol`] where it never ends.
     pub async fn export(&self, limit: usize) -> Result<Vec<u8>, ExecError> {
+        let whole = timeout(EXPORT_WITHIN, self.take_export(limit));
+        whole.await.unwrap_or_else(|_| {
+            let within = EXPORT_WITHIN.as_secs();
+            Err(ExecError::Protocol(format!("it took over {within} s to send the build's result")))
+        })
+    }
+
+    async fn take_export(&self, limit: usize) -> Result<Vec<u8>, ExecError> {
         let lost = || ExecError::Lost(self.line.calls.reason());
         let (sender, mut chunks) = ChunkSender::new();
         let (call, mut answer) = self

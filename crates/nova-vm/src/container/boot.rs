@@ -7,6 +7,9 @@
 //! network
 //! ```
 //!
+//! The time that a boot may take counts from the write: what is gathered is shared with other boots, and a
+//! wait for theirs is not this container's delay.
+//!
 //! Whatever a step makes is held by [`Remains`] before the next await, so a step that fails, a
 //! deadline, and a caller that leaves all end the same way: everything is removed. From the start of
 //! the container on its death ends the boot at once, with the end of its console.
@@ -45,14 +48,9 @@ pub(super) struct Running {
 /// Boots a container, or removes what there is of it and says why.
 pub(super) async fn boot(host: &Arc<Host>, spec: VmSpec) -> Result<Running, BootError> {
     let mut boot = Boot { host, remains: Remains::new(host, &spec.id), console: None, spec };
-    let within = host.boot_timeout;
-    let result = match timeout(within, boot.steps()).await {
-        Ok(result) => result,
-        Err(_) => Err(BootError::Timeout {
-            phase: "booting the container",
-            timeout_ms: within.as_millis() as u64,
-            console: format!("console ends with: {}", boot.console_end()),
-        }),
+    let result = match boot.gather().await {
+        Ok(parts) => boot.start_within(host.boot_timeout, parts).await,
+        Err(error) => Err(error),
     };
     let Boot { remains, console, .. } = boot;
     match (result, console) {
@@ -84,8 +82,22 @@ struct Parts {
 }
 
 impl Boot<'_> {
-    async fn steps(&mut self) -> Result<(AgentLine, Process), BootError> {
-        let parts = self.gather().await?;
+    async fn start_within(
+        &mut self,
+        within: Duration,
+        parts: Parts,
+    ) -> Result<(AgentLine, Process), BootError> {
+        match timeout(within, self.steps(parts)).await {
+            Ok(result) => result,
+            Err(_) => Err(BootError::Timeout {
+                phase: "booting the container",
+                timeout_ms: within.as_millis() as u64,
+                console: format!("console ends with: {}", self.console_end()),
+            }),
+        }
+    }
+
+    async fn steps(&mut self, parts: Parts) -> Result<(AgentLine, Process), BootError> {
         let cgroup = self.write(parts).await?;
         let process = self.start().await?;
         let line = tokio::select! {

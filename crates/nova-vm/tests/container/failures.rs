@@ -1,6 +1,6 @@
 //! Boots that fail, at each step: a clear error, and nothing left.
 use crate::rig::{Rig, Setup, possible};
-use nova_vm::BootError;
+use nova_vm::{BootError, VmDriver};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -77,6 +77,20 @@ async fn a_runtime_that_hangs_is_killed_with_its_helpers() {
     let helper = std::fs::read_to_string(note).unwrap();
     // Not even as a zombie.
     assert!(!Path::new("/proc").join(helper.trim()).exists());
+}
+
+#[tokio::test]
+async fn the_time_of_a_boot_counts_from_when_its_code_is_there() {
+    if !possible() {
+        return;
+    }
+    let rig = Rig::with(Setup { boot_timeout: Duration::ZERO, ..Setup::default() });
+    let spec = rig.spec("echo 1");
+    let code = rig.owner.data_dir().join("code").join(spec.code_hash.as_str());
+    let error = rig.driver.boot(spec).await.err().expect("no container starts in no time");
+    assert!(matches!(error, BootError::Timeout { timeout_ms: 0, .. }), "{error}");
+    assert!(code.is_dir(), "the time was up before there was a container");
+    rig.finish().await;
 }
 
 #[tokio::test]

@@ -76,6 +76,27 @@ async fn a_guest_that_refuses_says_why() {
     assert!(error.to_string().contains("/out/pipe"), "{error}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_sends_its_result_in_drips_is_given_up() {
+    let (line, mut guest) = connect();
+    let dripping = async {
+        let (id, _) = guest.receive().await;
+        loop {
+            guest.chunk(id, 1, false).await;
+            assert_eq!(guest.granted().await, 1);
+            // Always before the host would call it silent.
+            tokio::time::sleep(Duration::from_millis(EXEC_GRACE_MS / 2)).await;
+        }
+    };
+    // A host without patience for the whole would go on for ever.
+    let result = tokio::select! {
+        result = timeout(Duration::from_secs(3600), line.export(usize::MAX)) => result,
+        () = dripping => unreachable!("it never ends"),
+    };
+    let error = result.expect("it is still at it after an hour").unwrap_err();
+    assert!(matches!(error, ExecError::Protocol(_)), "{error:?}");
+}
+
 /// Exports from a guest that does `hostile`, and returns why the line ended.
 async fn export_ended_by<F>(hostile: impl FnOnce(Guest, u64) -> F) -> String
 where
