@@ -73,13 +73,16 @@ fn agent() -> PathBuf {
 }
 
 /// Code by hash, in memory.
-#[derive(Default)]
-struct Codes(Mutex<HashMap<CodeHash, Bytes>>);
+struct Codes {
+    archives: Mutex<HashMap<CodeHash, Bytes>>,
+    takes: Duration,
+}
 
 #[async_trait]
 impl CodeSource for Codes {
     async fn fetch(&self, hash: &CodeHash) -> std::io::Result<Bytes> {
-        let found = self.0.lock().unwrap().get(hash).cloned();
+        tokio::time::sleep(self.takes).await;
+        let found = self.archives.lock().unwrap().get(hash).cloned();
         found.ok_or_else(|| std::io::Error::other("no such code"))
     }
 }
@@ -98,13 +101,21 @@ pub struct Setup {
     pub runtime: PathBuf,
     pub agent: PathBuf,
     pub boot_timeout: Duration,
+    /// How long it takes to get code.
+    pub code_takes: Duration,
     /// Content of the image's file; the runtime `base` if there is none.
     pub image: Option<Vec<u8>>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { runtime: oci_runtime(), agent: agent(), boot_timeout: BOOT_TIMEOUT, image: None }
+        Self {
+            runtime: oci_runtime(),
+            agent: agent(),
+            boot_timeout: BOOT_TIMEOUT,
+            code_takes: Duration::ZERO,
+            image: None,
+        }
     }
 }
 
@@ -142,7 +153,7 @@ impl Rig {
         };
         std::fs::write(images.join("test.json"), serde_json::to_vec(&record).unwrap()).unwrap();
         let catalog = RuntimeCatalog::open(Artifacts::new(&data, None, None)).unwrap();
-        let codes = Arc::new(Codes::default());
+        let codes = Arc::new(Codes { archives: Mutex::default(), takes: setup.code_takes });
         let code = CodeImages::new(data.join("code"), Arc::clone(&codes) as _).unwrap();
         let config = ContainerConfig {
             owner: owner.clone(),
@@ -171,7 +182,7 @@ impl Rig {
         let kind = UploadKind::Inline { handler: "handler" };
         let archive = canonicalise(upload.as_bytes(), kind).unwrap();
         let code_hash = CodeHash::of(&archive);
-        self.codes.0.lock().unwrap().insert(code_hash.clone(), archive.into());
+        self.codes.archives.lock().unwrap().insert(code_hash.clone(), archive.into());
         let mut command = vec!["/bin/sh".to_owned(), "/code/handler".to_owned()];
         if mode == Mode::Process {
             command.push("{input}".into());
