@@ -36,12 +36,15 @@ fn python_image(artifacts: &Path) -> PathBuf {
 async fn start(data: &Path, artifacts: &Path, more: &[(&str, &str)]) -> Daemon {
     let mut environment = vec![("NOVA_ARTIFACTS", artifacts.to_str().unwrap())];
     environment.extend(more);
-    DaemonOptions { environment: &environment, ..DaemonOptions::new(data) }.start().await
+    let daemon =
+        DaemonOptions { environment: &environment, ..DaemonOptions::new(data) }.start().await;
+    // Before anything breaks: a create looks again at what is installed.
+    create(&daemon, "f", "print(1)", json!({"timeout_s": 60})).await;
+    daemon
 }
 
-/// Calls a function that cannot boot; the answer must hold `quoted`, and no VM may stay.
+/// Calls the function, which cannot boot; the answer must hold `quoted`, and no VM may stay.
 async fn boot_fails(daemon: Daemon, data: &Path, quoted: &str) {
-    create(&daemon, "f", "print(1)", json!({"timeout_s": 60})).await;
     let id = daemon.id();
     let fail = async || {
         let answer = daemon.nova.post("/functions/f/invoke", &json!({})).await;
